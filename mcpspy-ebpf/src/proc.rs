@@ -1,0 +1,94 @@
+//! Processes: replaced, ended, created.
+
+use aya_ebpf::macros::{btf_tracepoint, raw_tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext};
+use mcpspy_common::record::kind;
+
+use crate::emit;
+use crate::kernel::{Typed, current, load, probe};
+use crate::maps::{SELF_PID, TREE, offset, setting};
+use crate::task::pid_of;
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn exec_tp(_ctx: BtfTracePointContext) -> i32 {
+    exec()
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn exec_raw(_ctx: RawTracePointContext) -> i32 {
+    exec()
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn exit_tp(_ctx: BtfTracePointContext) -> i32 {
+    exit()
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn exit_raw(_ctx: RawTracePointContext) -> i32 {
+    exit()
+}
+
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn fork_tp(ctx: BtfTracePointContext) -> i32 {
+    let child: Typed = ctx.arg(1);
+    fork(load(child, offset!(task_tgid)), load(child, offset!(task_start_boottime)))
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn fork_raw(ctx: RawTracePointContext) -> i32 {
+    let child: u64 = ctx.arg(1);
+    fork(probe(child, offset!(task_tgid)), probe(child, offset!(task_start_boottime)))
+}
+
+/// Whether the process is watched at all.
+#[inline(always)]
+pub fn watched(pid: u32) -> bool {
+    if u64::from(pid) == SELF_PID.get() {
+        return false;
+    }
+    setting!(tree) == 0 || unsafe { TREE.get(pid) }.is_some()
+}
+
+/// The tracepoint stands behind the change of name (fs/exec.c, `exec_binprm`).
+#[inline(always)]
+fn exec() -> i32 {
+    let task = current();
+    if watched(pid_of(task)) {
+        emit::task_fact(task, kind::EXEC);
+    }
+    0
+}
+
+/// The tracepoint is hit once per thread, when `signal->live` already leaves out the current one
+/// and `exit_code` is set (kernel/exit.c, `do_exit`).
+#[inline(always)]
+fn exit() -> i32 {
+    let task = current();
+    let signal: Typed = load(task, offset!(task_signal));
+    if load::<i32>(signal, offset!(signal_live)) != 0 {
+        return 0;
+    }
+    let pid = pid_of(task);
+    if watched(pid) {
+        emit::exit_fact(task, load(task, offset!(task_exit_code)));
+        if setting!(tree) != 0 {
+            let _ = TREE.remove(pid);
+        }
+    }
+    0
+}
+
+/// Hit in the parent, before the child runs (kernel/fork.c, `kernel_clone`).
+#[inline(always)]
+fn fork(child: u32, child_start: u64) -> i32 {
+    let task = current();
+    let pid = pid_of(task);
+    // The same process: a thread.
+    if setting!(tree) == 0 || child == pid || !watched(pid) {
+        return 0;
+    }
+    let _ = TREE.insert(child, 1, 0);
+    emit::fork_fact(task, child, child_start);
+    0
+}
