@@ -1,4 +1,4 @@
-//! The command line. Only this file sees clap; the rest sees [`Config`].
+//! The command line. Only this file sees clap; the rest sees [`crate::config::Config`].
 
 mod resolve;
 #[cfg(test)]

@@ -174,6 +174,20 @@ fn a_client_outside_the_watched_tree_is_one_session_with_an_unknown_end() {
 }
 
 #[test]
+fn an_answer_whose_reader_was_never_seen_goes_with_its_question_at_the_end() {
+    let mut script = Script::default();
+    let (up, down) = client_and_server(&mut script);
+    script.write(10, up, &request(0, "tools/list"));
+    script.read(20, up);
+    script.write(20, down, &response(0));
+    script.exit(20, Exit::Code(0));
+    script.wait(220 * MS);
+    script.finish();
+    assert_eq!(script.lines(), ["10>20 tools/list#0", "20>? =tools/list#0"]);
+    assert_eq!(script.sessions().filter(|event| event.change == SessionChange::Opened).count(), 1);
+}
+
+#[test]
 fn a_server_that_never_answers_is_shown() {
     let mut script = Script::default();
     let (up, _down) = client_and_server(&mut script);

@@ -62,7 +62,7 @@ pub(super) fn exit_code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// The other side of [`start`]: returns only when the command could not be run.
+/// The other side of `start`: returns only when the command could not be run.
 pub fn become_command(order: &Become) -> u8 {
     // SAFETY: the internal verb is only started by `start`, which passes a pipe under this number
     // that nothing else in this process knows of.

@@ -1,6 +1,6 @@
 //! What exists on the host: facts about processes, pushed to the engine as inputs.
 //!
-//! A thread of its own reads `/proc`, so that the drain never waits: who asks leaves a [`Request`]
+//! A thread of its own reads `/proc`, so that the drain never waits: who asks leaves a request
 //! in a bounded queue. I/O is allowed here, interpretation is not.
 //!
 //! A process is read

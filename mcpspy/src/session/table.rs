@@ -154,7 +154,7 @@ impl Sessions {
                 self.look_again(id, world, emit);
             }
         } else if self.undecided.contains_key(stream) {
-            self.decide(world, emit);
+            self.decide(ENDS_WAIT, world, emit);
         }
     }
 
@@ -224,7 +224,7 @@ impl Sessions {
             }
             self.due.pop();
             if id == UNDECIDED {
-                self.decide(world, emit);
+                self.decide(ENDS_WAIT, world, emit);
                 // Messages that came since then have a deadline of their own.
                 let later = self.undecided.values().flatten().map(|held| held.since).max();
                 let later = later.map(|since| since.plus(ENDS_WAIT)).filter(|at| *at > world.now);
@@ -326,7 +326,7 @@ impl Sessions {
     /// Looks for the other direction of a one-sided session: among the streams that are not decided,
     /// and among other one-sided sessions.
     fn find_partners<D>(&mut self, id: u64, world: &World<'_, D>, emit: &mut Emit<'_>) {
-        self.decide(world, emit);
+        self.decide(ENDS_WAIT, world, emit);
         let Some(session) = self.table.get(&id).filter(|session| session.one_sided()) else {
             return;
         };
@@ -344,7 +344,7 @@ impl Sessions {
 
     /// Looks for the sessions of streams that are not decided. An answer whose receiver was not seen
     /// in time may be told by its question.
-    fn decide<D>(&mut self, world: &World<'_, D>, emit: &mut Emit<'_>) {
+    fn decide<D>(&mut self, wait: u64, world: &World<'_, D>, emit: &mut Emit<'_>) {
         let candidates: Vec<_> = self
             .undecided
             .iter()
@@ -353,7 +353,7 @@ impl Sessions {
                 let answers = held
                     .iter()
                     .filter(|held| held.message.kind == MessageKind::Response)
-                    .filter(|held| world.now >= held.since.plus(ENDS_WAIT))
+                    .filter(|held| world.now >= held.since.plus(wait))
                     .find_map(|held| held.message.id.clone());
                 (*stream, sender, answers)
             })
@@ -477,6 +477,10 @@ impl Sessions {
     }
 
     fn close<D>(&mut self, id: u64, world: &World<'_, D>, emit: &mut Emit<'_>) {
+        if self.table.get(&id).is_some_and(Session::one_sided) {
+            // Its answers may still wait for somebody to be seen reading them.
+            self.decide(0, world, emit);
+        }
         let Some(mut session) = self.table.remove(&id) else { return };
         session.close(world, emit);
         self.unsettled.remove(&id);

@@ -1,6 +1,6 @@
 //! Rebuilds streams: records of calls become bytes in order, with every hole known.
 //!
-//! Pure. [`Assembler`] orders the bytes of one stream, [`Table`] holds all streams within limits.
+//! Pure. `Assembler` orders the bytes of one stream, [`Table`] holds all streams within limits.
 
 mod assembler;
 mod stream;

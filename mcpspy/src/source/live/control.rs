@@ -86,7 +86,10 @@ impl Control {
         let mut maps = self.maps();
         match decision {
             Verdict::Ignore => maps.verdicts.insert(bytes(&key), verdict::IGNORE, 0)?,
-            Verdict::Keep => maps.verdicts.insert(bytes(&key), verdict::KEEP, 0)?,
+            Verdict::Keep => {
+                maps.verdicts.insert(bytes(&key), verdict::KEEP, 0)?;
+                reconsider(&mut maps, &key);
+            }
             Verdict::Forget(newest) => forget(&mut maps, &key, *newest),
         }
         Ok(())
@@ -162,6 +165,21 @@ impl Control {
         let key = bytes(key);
         let found = maps.streams.get(&key, 0).or_else(|_| maps.kept.get(&key, 0)).ok()?;
         StreamState::read_from_bytes(&found).ok()
+    }
+}
+
+/// Makes the kernel look anew at a reader that it met while the stream was ruled out: such a reader
+/// was never announced, and an entry that says so is not looked at again.
+fn reconsider(maps: &mut Maps, key: &RawKey) {
+    let ruled_out = maps
+        .streams
+        .get(&bytes(key), 0)
+        .ok()
+        .and_then(|entry| StreamState::read_from_bytes(&entry).ok())
+        .is_some_and(|entry| entry.verdict == verdict::IGNORE);
+    if ruled_out && key.direction == u32::from(direction::READ) {
+        // Gone already is as good.
+        drop(maps.streams.remove(&bytes(key)));
     }
 }
 
