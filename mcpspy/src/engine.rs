@@ -142,6 +142,12 @@ impl Engine {
         let (sessions, world, mut emit) = self.split(out);
         sessions.finish(&world, &mut emit);
         self.drop_ended();
+        self.settle();
+    }
+
+    /// Counts what the stages keep count of themselves.
+    fn settle(&mut self) {
+        self.counters.add(Counter::ProcessesEvicted, self.processes.take_evicted());
     }
 
     /// The ledgers of user space.
@@ -198,6 +204,8 @@ impl Engine {
         let id = reference.id();
         let mut earlier = None;
         if self.streams.is_reused(reference) {
+            // What the old stream may have carried after its last record is not known.
+            self.counters.add(Counter::GapsUnknown, u64::from(self.sessions.knows(&id)));
             self.finish_stream(id, None, out);
             let (sessions, world, mut emit) = self.split(out);
             sessions.stream_gone(&id, &world, &mut emit);
@@ -372,17 +380,20 @@ impl Engine {
 
     fn kernel_counters(&mut self, at: Timestamp, counters: KernelCounters, out: &mut Out) {
         let before = std::mem::replace(&mut self.kernel, counters);
+        // The kernel counts calls, not bytes, of streams that it had no room to follow.
+        let calls = counters.table_full > before.table_full;
         for (reason, now, earlier) in [
             ("ring_full", counters.ring_full_bytes, before.ring_full_bytes),
             ("fault", counters.fault_bytes, before.fault_bytes),
             ("scratch_busy", counters.scratch_busy_bytes, before.scratch_busy_bytes),
             ("cut", counters.cut_bytes, before.cut_bytes),
+            ("table_full", u64::from(calls), 0),
         ] {
             if now > earlier {
                 let lost = Lost {
                     stage: LostStage::Kernel,
                     reason,
-                    bytes: Some(now - earlier),
+                    bytes: (reason != "table_full").then_some(now - earlier),
                     messages: None,
                     since: None,
                     session: None,

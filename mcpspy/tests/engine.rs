@@ -440,6 +440,9 @@ fn a_reused_inode_is_another_stream() {
     data.stream.ino = script::reference(up, mcpspy::model::Direction::Write).ino;
     script.facts(30, 1, &[]);
     script.record(30, RecordBody::Data(data));
+    let last = script.sessions().last().expect("closed");
+    assert_eq!(last.change, SessionChange::Closed(CloseCause::Forgotten));
+    assert_eq!(script.counter(Counter::GapsUnknown), 1);
     script.finish();
     assert_eq!(script.lines(), ["10>20 tools/list#1", "20>10 =tools/list#1"]);
     assert_eq!(script.counter(Counter::WithheldNotMcp), 1, "a ping alone is not MCP");

@@ -171,9 +171,9 @@ impl Registry {
             .collect()
     }
 
-    /// Number of processes forgotten because there were too many.
-    pub fn evicted(&self) -> u64 {
-        self.evicted
+    /// Living processes forgotten because there were too many, since the last call.
+    pub fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
     }
 
     fn insert(

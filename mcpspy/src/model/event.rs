@@ -175,7 +175,8 @@ pub enum CloseCause {
     ServerExited(Exit),
     /// The monitor ended first.
     OpenAtExit,
-    /// It was the longest unused one of too many at once.
+    /// It was the longest unused one of too many at once, or the inode of its stream became another
+    /// one's before its end was seen.
     Forgotten,
 }
 

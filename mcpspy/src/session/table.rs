@@ -260,6 +260,9 @@ impl Sessions {
     /// The stream is gone: its inode is another one's now, or the table was full.
     pub fn stream_gone<D>(&mut self, stream: &StreamId, world: &World<'_, D>, emit: &mut Emit<'_>) {
         if let Some(&(id, _)) = self.by_stream.get(stream) {
+            if let Some(session) = self.table.get_mut(&id) {
+                session.ends_at(world.now, CloseCause::Forgotten, 0);
+            }
             self.close(id, world, emit);
         }
         self.drop_undecided(stream, emit);
