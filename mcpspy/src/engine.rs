@@ -204,8 +204,6 @@ impl Engine {
         let id = reference.id();
         let mut earlier = None;
         if self.streams.is_reused(reference) {
-            // What the old stream may have carried after its last record is not known.
-            self.counters.add(Counter::GapsUnknown, u64::from(self.sessions.knows(&id)));
             self.finish_stream(id, None, out);
             let (sessions, world, mut emit) = self.split(out);
             sessions.stream_gone(&id, &world, &mut emit);

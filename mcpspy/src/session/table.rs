@@ -261,6 +261,8 @@ impl Sessions {
     pub fn stream_gone<D>(&mut self, stream: &StreamId, world: &World<'_, D>, emit: &mut Emit<'_>) {
         if let Some(&(id, _)) = self.by_stream.get(stream) {
             if let Some(session) = self.table.get_mut(&id) {
+                // Without an end seen, what it may have carried after its last record is not known.
+                emit.counters.add(Counter::GapsUnknown, u64::from(session.closing.is_none()));
                 session.ends_at(world.now, CloseCause::Forgotten, 0);
             }
             self.close(id, world, emit);
