@@ -17,7 +17,7 @@ pub struct StreamKey {
 }
 
 /// What the kernel remembers of one direction of a stream; the value in
-/// [`crate::names::MAP_STREAMS`] and [`crate::names::MAP_KEPT`]. 56 bytes.
+/// [`crate::names::MAP_STREAMS`] and [`crate::names::MAP_KEPT`]. 64 bytes.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -35,6 +35,9 @@ pub struct StreamState {
     pub peer: u64,
     /// Tells one inode of this number from another: its address and generation.
     pub identity: u64,
+    /// Of a reader's entry, not 0: somebody was seen whose writing is copied, so what is read needs
+    /// no copy. A word of its own, because the writer takes it back.
+    pub writer_known: u64,
     /// Process that was last reported at this end.
     pub pid: u32,
     /// One of [`verdict`], as last seen in [`crate::names::MAP_VERDICTS`].
@@ -54,10 +57,12 @@ pub mod state {
     pub const OPEN: u32 = 1;
     /// The end was reported.
     pub const ENDED: u32 = 2;
-    /// The writer of the stream is known: reads need no copy.
-    pub const WRITER_KNOWN: u32 = 4;
+    /// What is written here is not copied: the reader's copy counts.
+    pub const MUTE: u32 = 4;
     /// The table of kept streams was full when this stream was judged.
     pub const NOT_KEPT: u32 = 8;
+    /// Reads were not copied, because a writer was known.
+    pub const FOLLOWED: u32 = 16;
 }
 
 /// What the engine decided on a stream; the value in [`crate::names::MAP_VERDICTS`].
@@ -152,6 +157,17 @@ pub struct Offsets {
     pub sock_family: u32,
     pub sock_socket: u32,
     pub unix_peer: u32,
+    pub task_cgroups: u32,
+    pub css_set_default: u32,
+    pub cgroup_node: u32,
+    pub node_id: u32,
+    pub task_mm: u32,
+    pub mm_exe_file: u32,
+    pub file_dentry: u32,
+    pub dentry_name: u32,
+    /// These two only where [`Settings::cgroup_names`] is set.
+    pub node_name: u32,
+    pub node_parent: u32,
 }
 
 /// A part of a kernel structure that is read at once: a helper call costs as much as reading some
@@ -183,7 +199,21 @@ pub struct Settings {
     pub scratch: u32,
     /// Bytes in the ring at which its reader is woken at once; below it polls.
     pub wake_bytes: u32,
+    /// Bytes that a scratch buffer sends before it asks how much waits in the ring.
+    pub ask_bytes: u32,
+    /// Number, in the kernel's type information, of a structure that begins with a number of 64
+    /// bits. Not 0: calls marked [`CAST_MARK`] call the kernel's `bpf_rdonly_cast`.
+    pub number_type: u32,
+    /// Not 0: [`crate::names::MAP_MUTED`] is looked at.
+    pub cgroup_filter: u32,
+    /// Not 0: names of cgroups can be read.
+    pub cgroup_names: u32,
 }
 
+/// Stands in the object for the number of the kernel's function `bpf_rdonly_cast` (6.2), which is
+/// another one in each kernel: user space puts that in before it loads the programs. No helper has
+/// this number, so a call that was left as it is and could be reached would be refused.
+pub const CAST_MARK: u32 = 0x6d63_7073;
+
 const _: () = assert!(size_of::<StreamKey>() == 16);
-const _: () = assert!(size_of::<StreamState>() == 56);
+const _: () = assert!(size_of::<StreamState>() == 64);

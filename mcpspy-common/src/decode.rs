@@ -2,7 +2,7 @@
 
 use zerocopy::FromBytes;
 
-use crate::record::{ExitBody, ForkBody, RecordHeader, StreamBody, kind};
+use crate::record::{CgroupBody, ExitBody, ForkBody, RecordHeader, StreamBody, kind};
 
 /// A record, borrowed from the ring buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub enum RawBody<'a> {
     Exit(ExitBody),
     /// A process was created.
     Fork(ForkBody),
+    /// A cgroup was seen for the first time.
+    Cgroup(&'a CgroupBody),
 }
 
 /// Why bytes are not a record. Each means that kernel and user space were built from different
@@ -74,6 +76,9 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord<'_>, DecodeError> {
         }
         kind::FORK => {
             RawBody::Fork(ForkBody::read_from_prefix(rest).map_err(|_| DecodeError::Short)?.0)
+        }
+        kind::CGROUP => {
+            RawBody::Cgroup(CgroupBody::ref_from_prefix(rest).map_err(|_| DecodeError::Short)?.0)
         }
         other => return Err(DecodeError::Kind(other)),
     };

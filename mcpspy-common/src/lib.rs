@@ -12,3 +12,4 @@ pub mod config;
 pub mod decode;
 pub mod names;
 pub mod record;
+pub mod relay;

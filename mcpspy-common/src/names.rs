@@ -10,6 +10,15 @@ pub const MAP_KEPT: &str = "KEPT";
 pub const MAP_VERDICTS: &str = "VERDICTS";
 /// Watched process tree: process id to 1.
 pub const MAP_TREE: &str = "TREE";
+/// [`crate::relay::NameKey`] to [`crate::relay::WHOLE`] or [`crate::relay::START`]; written by user
+/// space only.
+pub const MAP_RELAY_NAMES: &str = "RELAY_NAMES";
+/// Process id to 1: processes that run a program of such a name.
+pub const MAP_RELAYS: &str = "RELAYS";
+/// LRU: cgroup id to 1, for those that were told of.
+pub const MAP_CGROUPS: &str = "CGROUPS";
+/// Cgroup id to 1: what its processes write and read is not copied. Written by user space only.
+pub const MAP_MUTED: &str = "MUTED";
 /// Per-CPU array of one value: the counters, one slot per [`counter`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Pool of buffers in which records are built.
@@ -51,7 +60,7 @@ pub mod counter {
     pub const RING_FULL: usize = 3;
     /// Payload bytes of those.
     pub const RING_FULL_BYTES: usize = 4;
-    /// Other records (endpoint, end, exec, exit, fork) that found the ring full.
+    /// Other records (endpoint, end, exec, exit, fork, cgroup) that found the ring full.
     pub const RING_FULL_FACTS: usize = 5;
     /// Payload bytes that could not be read from the task's memory.
     pub const FAULT_BYTES: usize = 6;
@@ -69,6 +78,10 @@ pub mod counter {
     pub const UNSEEN_CALLS: usize = 12;
     /// Bytes of calls by mcpspy itself.
     pub const SELF_BYTES: usize = 13;
+    /// Bytes of relays and of muted cgroups, which are not copied on purpose.
+    pub const MUTED_BYTES: usize = 14;
+    /// Relays that were not taken for one, because their table was full.
+    pub const RELAYS_FULL: usize = 15;
     /// Number of slots.
     pub const COUNT: usize = 16;
 }

@@ -18,6 +18,9 @@ pub mod kind {
     pub const EXIT: u16 = 5;
     /// The task created a process: [`super::ForkBody`]. Sent only while a process tree is watched.
     pub const FORK: u16 = 6;
+    /// A program was started in a cgroup for the first time, of which the header has the id:
+    /// [`super::CgroupBody`].
+    pub const CGROUP: u16 = 7;
 }
 
 /// What carries a stream; the value of [`StreamBody::carrier`].
@@ -43,6 +46,8 @@ pub mod flags {
     /// Bytes could not be read from the task's memory. The record has none; its offset is the
     /// position after the hole.
     pub const FAULT: u16 = 2;
+    /// The task runs a program that only hands bytes on, see [`crate::relay`].
+    pub const RELAY: u16 = 4;
 }
 
 /// Starts every record. 64 bytes.
@@ -132,6 +137,20 @@ pub struct ForkBody {
     pub reserved: u32,
 }
 
+/// Body of [`kind::CGROUP`]. 384 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CgroupBody {
+    /// The cgroup's name, its parent's and so on up to the root, whose name is empty; each ends with
+    /// a NUL and is cut to fit.
+    pub names: [[u8; CGROUP_NAME]; CGROUP_LEVELS],
+}
+
+/// Names in a [`CgroupBody`].
+pub const CGROUP_LEVELS: usize = 4;
+/// Bytes for one of them.
+pub const CGROUP_NAME: usize = 96;
+
 /// Header and stream body together: what stands before the bytes of a data record.
 pub const DATA_PREFIX: usize = size_of::<RecordHeader>() + size_of::<StreamBody>();
 
@@ -145,4 +164,5 @@ const _: () = assert!(size_of::<RecordHeader>() == 64);
 const _: () = assert!(size_of::<StreamBody>() == 64);
 const _: () = assert!(size_of::<ExitBody>() == 8);
 const _: () = assert!(size_of::<ForkBody>() == 16);
+const _: () = assert!(size_of::<CgroupBody>() == 384);
 const _: () = assert!(DATA_PREFIX.is_multiple_of(8));
