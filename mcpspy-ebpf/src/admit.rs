@@ -1,25 +1,30 @@
 //! Which calls are worth copying: the only policy in the kernel.
 
-use core::mem::MaybeUninit;
-use core::ptr::addr_of_mut;
+use core::ptr::{addr_of, addr_of_mut};
 
-use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_user};
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use mcpspy_common::config::{StreamKey, StreamState, state, verdict};
 use mcpspy_common::names::counter;
 use mcpspy_common::record::{carrier, direction, flags, kind};
 
-use crate::atomic;
+use crate::atomic::{self, Word};
 use crate::emit::{self, Origin, Source};
-use crate::kernel::{End, Typed, peer_of, probe_user};
-use crate::maps::{KEPT, SELF_PID, STREAMS, VERDICTS, count};
+use crate::kernel::{End, Typed, current, peer_of};
+use crate::maps::{
+    KEPT, KEPT_HINTS, KEPT_HINTS_SIZE, KeptHints, MUTED, SELF_PID, STREAMS, VERDICTS, ZERO, count,
+    setting,
+};
+use crate::relay;
+use crate::sniff;
+use crate::task::cgroup_of;
 
 /// Bytes at the start of a stream in which small calls are copied whatever they say: a server may
 /// print text first, and what is not JSON is needed to judge the stream.
 const LOOK: u64 = 64 * 1024;
 /// Calls below this size are small.
 const SMALL: u64 = 4096;
-/// Bytes of a call that are looked at.
-const HEAD: usize = 16;
+/// Most bytes that are copied of a relay's request.
+const REQUEST: u64 = 4096;
 
 const BPF_NOEXIST: u64 = 1;
 
@@ -64,16 +69,18 @@ pub fn on_call(call: Call) {
         }
         return;
     }
-    let Some(mut entry) = entry_of(&call, key) else { return };
+    let Some((mut entry, kept)) = entry_of(&call, key) else { return };
     if unsafe { (*entry).verdict } == verdict::NEVER {
         return;
     }
     let mut offset = advance(entry, call.source.len);
     if offset & state::MOVED != 0 {
         // Another CPU keeps the stream at this moment.
-        let Some(kept) = KEPT.get_ptr_mut(key) else { return };
-        entry = kept;
-        offset = advance(entry, call.source.len);
+        if kept == 0 {
+            let Some(kept) = KEPT.get_ptr_mut(key) else { return };
+            entry = kept;
+            offset = advance(entry, call.source.len);
+        }
         if offset & state::MOVED != 0 {
             // It has not yet carried the position over: the bytes count, but are not copied.
             count(counter::TABLE_FULL, 1);
@@ -84,22 +91,23 @@ pub fn on_call(call: Call) {
         // Not yet accepted when it was first seen, or closed by now.
         unsafe { (*entry).peer = peer_of(call.end.inode) };
     }
-    let named = if reads && writer_known(&call, key, entry) {
+    let judged = if reads && writer_known(&call, key, entry, offset) {
         follow(&call, key, &mut entry);
-        false
+        OUT
     } else {
         judge(&call, key, &mut entry, offset)
     };
-    // A writer's records name it; a reader is told apart, also where its bytes are not copied.
+    // A writer's records name it; a reader is told apart, also where its bytes are not copied, and
+    // so is a writer whose bytes never are.
     let (pid, decision) = unsafe { ((*entry).pid, (*entry).verdict) };
-    if reads
-        && !named
+    if (judged == MUTE || reads && judged == OUT)
         && pid != call.pid
         && decision != verdict::IGNORE
         && decision != verdict::NEVER
     {
         unsafe { (*entry).pid = call.pid };
-        emit::stream_fact(call.task, kind::ENDPOINT, &call.origin(key, entry, offset));
+        let origin = call.origin(key, entry, offset);
+        emit::stream_fact(call.task, kind::ENDPOINT, &origin, relay_flag(call.pid));
     }
 }
 
@@ -110,17 +118,73 @@ fn writer_of(call: &Call, key: StreamKey, entry: *mut StreamState) -> StreamKey 
     StreamKey { ino, direction: u32::from(direction::WRITE), ..key }
 }
 
-/// Whether somebody was seen writing what the task reads: then the writer's copy is the copy.
+/// Whether somebody was seen writing what the task reads, and that is copied: then the writer's copy
+/// is the copy. The call's bytes begin at `offset`.
 #[inline(always)]
-fn writer_known(call: &Call, key: StreamKey, entry: *mut StreamState) -> bool {
-    if unsafe { (*entry).flags } & state::WRITER_KNOWN != 0 {
+fn writer_known(call: &Call, key: StreamKey, entry: *mut StreamState, offset: u64) -> bool {
+    if unsafe { addr_of!((*entry).writer_known).read_volatile() } != 0 {
         return true;
     }
-    if find(writer_of(call, key, entry)).is_none() {
-        return false;
+    let writer = writer_of(call, key, entry);
+    if copied_writer(writer.ino, writer.dev) != 0 {
+        atomic::swap(unsafe { addr_of_mut!((*entry).writer_known) }, 1);
+        // See `set_mute`: of two CPUs that are here and there, one sees what the other wrote.
+        if copied_writer(writer.ino, writer.dev) != 0 {
+            unsafe { (*entry).flags |= state::FOLLOWED };
+            return true;
+        }
+        atomic::swap(unsafe { addr_of_mut!((*entry).writer_known) }, 0);
     }
-    unsafe { (*entry).flags |= state::WRITER_KNOWN };
-    true
+    if unsafe { (*entry).flags } & state::FOLLOWED != 0 {
+        // What was read so far and not copied here is no hole.
+        unsafe {
+            (*entry).flags &= !state::FOLLOWED;
+            (*entry).skipped = offset;
+        }
+    }
+    false
+}
+
+/// Whether a stream's writer has an entry, and what it writes is copied.
+///
+/// Exported for the same reason as [`sniff::first_bytes`].
+#[unsafe(no_mangle)]
+pub extern "C" fn copied_writer(ino: u64, dev: u32) -> u64 {
+    let key = StreamKey { ino, dev, direction: u32::from(direction::WRITE) };
+    let Some(writer) = find(key) else { return 0 };
+    let flags = unsafe { addr_of!((*writer).flags).read_volatile() };
+    u64::from(flags & state::MUTE == 0)
+}
+
+/// Makes a stream's reader look again whether its writer is copied.
+///
+/// Exported for the same reason as [`sniff::first_bytes`].
+#[unsafe(no_mangle)]
+pub extern "C" fn look_again(ino: u64, dev: u32) -> u64 {
+    let key = StreamKey { ino, dev, direction: u32::from(direction::READ) };
+    let Some(reader) = find(key) else { return 0 };
+    atomic::swap(unsafe { addr_of_mut!((*reader).writer_known) }, 0)
+}
+
+/// Notes whether what is written is copied. Where it no longer is, its reader, who may rely on the
+/// writer's copy, is told to look again.
+#[inline(always)]
+fn set_mute(call: &Call, key: StreamKey, entry: *mut StreamState, mute: bool) {
+    unsafe {
+        let now = (*entry).flags;
+        if mute == (now & state::MUTE != 0) {
+            return;
+        }
+        let flags = addr_of_mut!((*entry).flags);
+        if !mute {
+            flags.write_volatile(now & !state::MUTE);
+            return;
+        }
+        flags.write_volatile((now | state::MUTE) & !state::OPEN);
+        // The swap is a full barrier, as is the reader's between its word and its look at the flag.
+        let reader = if call.end.carrier == carrier::UNIX { (*entry).peer } else { key.ino };
+        look_again(reader, key.dev);
+    }
 }
 
 /// Lets a reader's entry follow what was decided on the writer's.
@@ -149,19 +213,27 @@ fn on_end(call: &Call, key: StreamKey) {
         }
         (*entry).flags |= state::ENDED;
         (*entry).pid = call.pid;
-        emit::stream_fact(call.task, kind::END, &call.origin(key, entry, (*entry).offset));
+        let origin = call.origin(key, entry, (*entry).offset);
+        emit::stream_fact(call.task, kind::END, &origin, relay_flag(call.pid));
     }
 }
 
-/// Copies the call or rules it out. Whether a record was sent that names the task.
+/// What came of a call: it was ruled out by its bytes, or copied, or is never copied because of who
+/// made it.
+const OUT: u8 = 0;
+const COPIED: u8 = 1;
+const MUTE: u8 = 2;
+
+/// Copies the call or rules it out.
 #[inline(always)]
-fn judge(call: &Call, key: StreamKey, entry: &mut *mut StreamState, offset: u64) -> bool {
+fn judge(call: &Call, key: StreamKey, entry: &mut *mut StreamState, offset: u64) -> u8 {
     let len = call.source.len;
+    let reads = call.direction == direction::READ;
     let mut goes_on = false;
     if unsafe { (**entry).verdict } != verdict::KEEP {
         let mut decision = unsafe { (**entry).verdict };
         let mut open = unsafe { (**entry).flags } & state::OPEN != 0;
-        let starts = may_start_message(&call.source);
+        let starts = sniff::look(&call.source, call.end.carrier) & sniff::STARTS != 0;
         let small = offset < LOOK && len < SMALL;
         if !starts && !open && (decision != verdict::NONE || !small) {
             return rule_out(*entry, len);
@@ -171,11 +243,11 @@ fn judge(call: &Call, key: StreamKey, entry: &mut *mut StreamState, offset: u64)
                 SELF_PID.set(u64::from(call.pid));
                 // User space reads it from here.
                 unsafe { (**entry).pid = call.pid };
-                return false;
+                return OUT;
             }
             verdict::NEVER => {
                 unsafe { (**entry).verdict = verdict::NEVER };
-                return false;
+                return OUT;
             }
             verdict::IGNORE if decision == verdict::NONE => {
                 decision = verdict::IGNORE;
@@ -193,30 +265,85 @@ fn judge(call: &Call, key: StreamKey, entry: &mut *mut StreamState, offset: u64)
         }
         goes_on = starts || open;
     }
+    // Only here, where a copy would be made: most calls are out before who made them matters.
+    let who = standing(call.pid);
+    let mut take = len;
+    let mut record_flags = if reads { flags::READER_COPY } else { 0 };
+    if !reads {
+        set_mute(call, key, *entry, who != 0);
+    }
+    if who != 0 {
+        let asks = who == RELAY
+            && !reads
+            && call.end.carrier == carrier::UNIX
+            && sniff::look(&call.source, carrier::UNIX) & sniff::REQUEST != 0;
+        if !asks {
+            leave_out(*entry, len);
+            return MUTE;
+        }
+        // What a relay asks of an engine is the one thing that says which container it speaks to.
+        record_flags = flags::RELAY | ZERO.get() as u16;
+        goes_on = false;
+        if take > REQUEST {
+            take = REQUEST;
+        }
+    }
     unsafe {
         (**entry).pid = call.pid;
         (**entry).flags &= !state::ENDED;
     }
-    let reads = call.direction == direction::READ;
-    let record_flags = if reads { flags::READER_COPY } else { 0 };
-    let origin = call.origin(key, *entry, offset);
+    let origin = Origin { len: take, ..call.origin(key, *entry, offset) };
     let last = emit::data(call.task, &origin, &call.source, record_flags);
+    if take < len {
+        leave_out(*entry, len - take);
+    }
     // Of a kept stream all is copied, whatever this says.
     unsafe {
-        if goes_on && last != Some(b'\n') {
+        if goes_on && last != u64::from(b'\n') {
             (**entry).flags |= state::OPEN;
         } else {
             (**entry).flags &= !state::OPEN;
         }
     }
-    true
+    COPIED
+}
+
+/// The process runs a program that only hands bytes on.
+const RELAY: u64 = 1;
+/// It is in a cgroup whose processes' bytes are not copied.
+const FILTERED: u64 = 2;
+
+/// The flag of a record about the current task, of this process.
+#[inline(always)]
+fn relay_flag(pid: u32) -> u16 {
+    if standing(pid) == RELAY { flags::RELAY } else { 0 }
+}
+
+/// Why calls of the current task, of this process, are not copied; 0 where they are.
+///
+/// Exported for the same reason as [`sniff::first_bytes`].
+#[unsafe(no_mangle)]
+pub extern "C" fn standing(pid: u32) -> u64 {
+    if relay::is(pid) {
+        return RELAY;
+    }
+    if setting!(cgroup_filter) != 0 && unsafe { MUTED.get(cgroup_of(current())) }.is_some() {
+        return FILTERED;
+    }
+    0
 }
 
 #[inline(always)]
-fn rule_out(entry: *mut StreamState, len: u64) -> bool {
+fn leave_out(entry: *mut StreamState, len: u64) {
+    atomic::fetch_add(unsafe { addr_of_mut!((*entry).skipped) }, len);
+    count(counter::MUTED_BYTES, len);
+}
+
+#[inline(always)]
+fn rule_out(entry: *mut StreamState, len: u64) -> u8 {
     atomic::fetch_add(unsafe { addr_of_mut!((*entry).skipped) }, len);
     count(counter::SOFT_SKIP_BYTES, len);
-    false
+    OUT
 }
 
 #[inline(always)]
@@ -229,21 +356,44 @@ fn verdict_of(key: StreamKey) -> u32 {
     unsafe { VERDICTS.get(key) }.copied().unwrap_or(verdict::NONE)
 }
 
-/// The stream's entry, a new one where there is none or its inode is another.
+/// The stream's entry, a new one where there is none or its inode is another; and whether it is
+/// among the kept: not 0, and no constant to the verifier, see [`ZERO`].
 #[inline(always)]
-fn entry_of(call: &Call, key: StreamKey) -> Option<*mut StreamState> {
-    if let Some(entry) = find(key) {
-        if unsafe { (*entry).identity } == call.end.identity {
-            return Some(entry);
+fn entry_of(call: &Call, key: StreamKey) -> Option<(*mut StreamState, u64)> {
+    let (hint, mark) = KEPT_HINTS.at(call);
+    let hinted = if hint.get() == mark { KEPT.get_ptr_mut(key) } else { None };
+    let found = if let Some(entry) = hinted {
+        Some((entry, 1))
+    } else if let Some(entry) = STREAMS.get_ptr_mut(key) {
+        Some((entry, 0))
+    } else if let Some(entry) = KEPT.get_ptr_mut(key) {
+        hint.set(mark);
+        Some((entry, 1))
+    } else {
+        None
+    };
+    if let Some((entry, kept)) = found {
+        if unsafe { (*entry).identity } != call.end.identity {
+            let fresh = fresh(call, key);
+            unsafe { *entry = fresh };
         }
-        let fresh = fresh(call, key);
-        unsafe { *entry = fresh };
-        return Some(entry);
+        return Some((entry, kept | ZERO.get()));
     }
     let fresh = fresh(call, key);
     // Fails where another CPU was first.
     let _ = STREAMS.insert(key, fresh, BPF_NOEXIST);
-    STREAMS.get_ptr_mut(key)
+    Some((STREAMS.get_ptr_mut(key)?, ZERO.get()))
+}
+
+impl KeptHints {
+    /// Where a call's stream leaves its mark, and the mark.
+    #[inline(always)]
+    fn at(&self, call: &Call) -> (&Word, u64) {
+        let mark = call.end.identity ^ u64::from(call.direction);
+        // Inodes lie some hundred bytes apart.
+        let slot = (mark ^ mark >> 6 ^ mark >> 11) as usize & (KEPT_HINTS_SIZE - 1);
+        (unsafe { &*self.0.as_ptr().add(slot) }, mark)
+    }
 }
 
 #[inline(always)]
@@ -262,6 +412,7 @@ fn fresh(call: &Call, key: StreamKey) -> StreamState {
         skipped: 0,
         peer,
         identity: call.end.identity,
+        writer_known: 0,
         pid: 0,
         verdict: if never { verdict::NEVER } else { verdict::NONE },
         flags: 0,
@@ -291,6 +442,8 @@ fn keep(key: StreamKey, entry: *mut StreamState) -> *mut StreamState {
             skipped: (*entry).skipped,
             peer: (*entry).peer,
             identity: (*entry).identity,
+            // Looked for again: the writer may take it back at this moment, in the other entry.
+            writer_known: 0,
             pid: (*entry).pid,
             verdict: verdict::KEEP,
             flags: (*entry).flags & !state::OPEN,
@@ -309,129 +462,4 @@ fn keep(key: StreamKey, entry: *mut StreamState) -> *mut StreamState {
         }
         kept
     }
-}
-
-/// Whether the call's first bytes may be the start of a message: JSON, or `Content-Length` framing.
-#[inline(always)]
-fn may_start_message(source: &Source) -> bool {
-    let mut base = source.base;
-    let mut len = source.piece;
-    let mut iov = source.iov;
-    let mut left = source.iov_left;
-    // The first piece may be empty.
-    for _ in 0..4 {
-        if len != 0 || left == 0 {
-            break;
-        }
-        let [b, l] = probe_user::<[u64; 2]>(iov);
-        base = b;
-        len = l;
-        iov = iov.wrapping_add(16);
-        left -= 1;
-    }
-    if len > source.message {
-        len = source.message;
-    }
-    let mut words = MaybeUninit::<[u64; HEAD / 8]>::uninit();
-    // Word by word: the compiler makes a call to `memset` of an array, which takes longer than all
-    // else here.
-    let words: *mut u64 = words.as_mut_ptr().cast();
-    for i in 0..HEAD / 8 {
-        unsafe { words.add(i).write_volatile(0) };
-    }
-    let size = if len > HEAD as u64 { HEAD as u32 } else { len as u32 };
-    let failed = unsafe { bpf_probe_read_user(words.cast(), size, base as *const _) != 0 };
-    if failed {
-        // Let the copy report what cannot be read.
-        return true;
-    }
-    begins(words)
-}
-
-/// As above; bytes beyond the call's end are 0.
-#[inline(always)]
-fn begins(words: *const u64) -> bool {
-    let head: *const u8 = words.cast();
-    let byte = |i: usize| unsafe { head.add(i).read_volatile() };
-    // Most text is out by its first byte.
-    if kind_of(byte(0)) == OTHER {
-        return unsafe { words.read() } | LOWER == CONTENT && byte(8) | 0x20 == b'l';
-    }
-    let mut at = START;
-    for i in 0..HEAD {
-        at = next(at, byte(i));
-    }
-    // The 16 bytes may end within the blanks behind a bracket.
-    at == ACCEPT || at == BRACE || at == BRACKET
-}
-
-/// Start of `Content-Length` framing, which language servers have, and some MCP programs; in lower
-/// case, where the hyphen stays as it is.
-const CONTENT: u64 = u64::from_ne_bytes(*b"content-");
-const LOWER: u64 = 0x2020_2020_2020_2020;
-
-// The first bytes run through a table and not through branches: the verifier would follow each
-// combination of branches apart.
-const START: u8 = 0;
-const BLANK: u8 = 1;
-const BRACE: u8 = 2;
-const BRACKET: u8 = 3;
-const ACCEPT: u8 = 4;
-const REJECT: u8 = 5;
-/// Kind of a byte that no message begins with.
-const OTHER: u8 = 7;
-
-/// What a byte means: blank, `{`, `[`, `"`, `}`, end, byte order mark, anything else.
-static KIND_OF: [u8; 256] = {
-    let mut kinds = [OTHER; 256];
-    kinds[b' ' as usize] = 0;
-    kinds[b'\t' as usize] = 0;
-    kinds[b'\r' as usize] = 0;
-    kinds[b'\n' as usize] = 0;
-    kinds[b'{' as usize] = 1;
-    kinds[b'[' as usize] = 2;
-    kinds[b'"' as usize] = 3;
-    kinds[b'}' as usize] = 4;
-    kinds[0] = 5;
-    kinds[0xef] = 6;
-    kinds[0xbb] = 6;
-    kinds[0xbf] = 6;
-    kinds
-};
-
-/// State after a byte of a kind, at `state * 8 + kind`; two unused states fill it up.
-static NEXT: [u8; 64] = {
-    let mut next = [REJECT; 64];
-    let mut kind = 0;
-    while kind < 8 {
-        next[ACCEPT as usize * 8 + kind] = ACCEPT;
-        kind += 1;
-    }
-    let mut state = START;
-    while state <= BLANK {
-        next[state as usize * 8] = BLANK;
-        next[state as usize * 8 + 1] = BRACE;
-        next[state as usize * 8 + 2] = BRACKET;
-        state += 1;
-    }
-    next[START as usize * 8 + 6] = START;
-    next[BRACE as usize * 8] = BRACE;
-    next[BRACE as usize * 8 + 3] = ACCEPT;
-    next[BRACE as usize * 8 + 4] = ACCEPT;
-    next[BRACE as usize * 8 + 5] = ACCEPT;
-    next[BRACKET as usize * 8] = BRACKET;
-    next[BRACKET as usize * 8 + 1] = ACCEPT;
-    next[BRACKET as usize * 8 + 5] = ACCEPT;
-    next
-};
-
-#[inline(always)]
-fn kind_of(byte: u8) -> u8 {
-    unsafe { KIND_OF.as_ptr().add(byte as usize).read_volatile() }
-}
-
-#[inline(always)]
-fn next(state: u8, byte: u8) -> u8 {
-    let index = (state & 7) * 8 + (kind_of(byte) & 7);
-    unsafe { NEXT.as_ptr().add(index as usize & 63).read_volatile() }
 }

@@ -6,10 +6,12 @@ use core::mem::MaybeUninit;
 use core::ptr::read_volatile;
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
+    bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
+    bpf_probe_read_user, bpf_task_pt_regs,
 };
-use mcpspy_common::config::window;
-use mcpspy_common::record::carrier;
+use mcpspy_common::config::{CAST_MARK, window};
+use mcpspy_common::record::{CGROUP_LEVELS, CGROUP_NAME, CgroupBody, carrier};
+use mcpspy_common::relay::KEY;
 
 use crate::atomic::Word;
 use crate::maps::{
@@ -38,9 +40,13 @@ pub fn load<T: Copy>(base: Typed, position: usize) -> T {
     }
 }
 
-/// Reads kernel memory at an address that is only a number to the verifier.
+/// Reads kernel memory at an address that is only a number to the verifier; see [`load`] for what
+/// that costs. `T` is a number of at most 64 bits.
 #[inline(always)]
 pub fn probe<T: Copy>(base: u64, position: usize) -> T {
+    if setting!(number_type) != 0 {
+        return unsafe { read_volatile(cast(base.wrapping_add(position as u64)).cast()) };
+    }
     let mut value = MaybeUninit::<T>::uninit();
     unsafe {
         // On failure the helper fills with zeros.
@@ -53,10 +59,26 @@ pub fn probe<T: Copy>(base: u64, position: usize) -> T {
     }
 }
 
+/// Lets the verifier take an address for that of a structure that begins with a number. The call is
+/// none when the program runs: the verifier makes an assignment of it. A load through the result
+/// reads 0 where nothing is, as the helper does.
+#[inline(always)]
+fn cast(address: u64) -> Typed {
+    type Cast = unsafe extern "C" fn(address: u64, type_id: u32) -> Typed;
+    unsafe {
+        let cast: Cast = core::mem::transmute(CAST_MARK as usize);
+        cast(address, setting!(number_type))
+    }
+}
+
 /// Reads two members of a structure at once, see [`window`]. `size` is at most [`window::SIZE`],
 /// which the verifier sees, because it is a frozen global.
 #[inline(always)]
 fn pair(base: u64, start: usize, size: usize, first: usize, second: usize) -> (u64, u64) {
+    if setting!(number_type) != 0 {
+        let base = base.wrapping_add(start as u64);
+        return (probe(base, first), probe(base, second));
+    }
     if size == 0 {
         return (probe(base, first), probe(base, second));
     }
@@ -251,4 +273,45 @@ pub fn peer_of(inode: u64) -> u64 {
         return 0;
     }
     probe(peer_socket, offset!(socket_to_inode) + offset!(inode_ino))
+}
+
+/// Name of the file that the task executes, padded with NUL and cut at the size of a key. Returns
+/// its length with one NUL, or a negative number.
+///
+/// A task has changed its memory, and with it this file, before the kernel says that it has a new
+/// program (fs/exec.c, `begin_new_exec` and `exec_binprm`).
+#[inline(always)]
+pub fn program_name(task: Typed, to: *mut u64) -> i64 {
+    let mm: u64 = probe(task as u64, offset!(task_mm));
+    let file: u64 = probe(mm, offset!(mm_exe_file));
+    let dentry: u64 = probe(file, offset!(file_dentry));
+    let name: u64 = probe(dentry, offset!(dentry_name));
+    clear(to, KEY / 8);
+    unsafe { bpf_probe_read_kernel_str(to.cast(), KEY as u32, name as *const c_void) }
+}
+
+/// Names of the task's cgroup in the v2 tree and of those above it.
+#[inline(always)]
+pub fn cgroup_names(task: Typed, to: *mut CgroupBody) {
+    let set: u64 = probe(task as u64, offset!(task_cgroups));
+    let group: u64 = probe(set, offset!(css_set_default));
+    let mut node: u64 = probe(group, offset!(cgroup_node));
+    clear(to.cast(), size_of::<CgroupBody>() / 8);
+    for level in 0..CGROUP_LEVELS {
+        // Above the root there is nothing, which reads as an empty name.
+        let name: u64 = probe(node, offset!(node_name));
+        unsafe {
+            let to = core::ptr::addr_of_mut!((*to).names[level]);
+            bpf_probe_read_kernel_str(to.cast(), CGROUP_NAME as u32, name as *const c_void);
+        }
+        node = probe(node, offset!(node_parent));
+    }
+}
+
+/// Word by word, or the compiler would make a call to `memset` of it.
+#[inline(always)]
+fn clear(to: *mut u64, words: usize) {
+    for i in 0..words {
+        unsafe { to.add(i).write_volatile(0) };
+    }
 }

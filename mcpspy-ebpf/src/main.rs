@@ -12,6 +12,8 @@ mod emit;
 mod kernel;
 mod maps;
 mod proc;
+mod relay;
+mod sniff;
 mod syscalls;
 mod task;
 

@@ -7,6 +7,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use mcpspy_common::config::{Offsets, Settings, StreamKey, StreamState, class};
 use mcpspy_common::names::counter;
+use mcpspy_common::relay::NameKey;
 
 use crate::emit::Slot;
 
@@ -30,6 +31,23 @@ pub static VERDICTS: LruHashMap<StreamKey, u32> = LruHashMap::with_max_entries(1
 /// Processes of the watched tree. User space adds the root, the kernel what it forks.
 #[map]
 pub static TREE: HashMap<u32, u32> = HashMap::with_max_entries(32768, 0);
+
+/// Names of programs that only hand bytes on. Written by user space alone, before the hooks are
+/// attached. Size set at load.
+#[map]
+pub static RELAY_NAMES: HashMap<NameKey, u32> = HashMap::with_max_entries(64, 0);
+
+/// Processes that run such a program. User space adds those that ran before, the kernel all others.
+#[map]
+pub static RELAYS: HashMap<u32, u32> = HashMap::with_max_entries(16384, 0);
+
+/// Cgroups whose names were sent. One that is evicted is told of again.
+#[map]
+pub static CGROUPS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
+
+/// Cgroups whose processes' bytes are not copied. Written by user space alone. Size set at load.
+#[map]
+pub static MUTED: HashMap<u64, u32> = HashMap::with_max_entries(16384, 0);
 
 /// Counters, summed over CPUs by user space.
 #[map]
@@ -61,6 +79,11 @@ pub static ZERO: Word = Word::new();
 pub static FILE_KINDS: FileKinds = FileKinds([const { Word::new() }; FILE_KINDS_SIZE]);
 pub const FILE_KINDS_SIZE: usize = 32;
 pub struct FileKinds(pub [Word; FILE_KINDS_SIZE]);
+/// Streams that were found among the kept: there they are looked for first. Each look takes some
+/// 60 ns. A mark that is out of date costs one look.
+pub static KEPT_HINTS: KeptHints = KeptHints([const { Word::new() }; KEPT_HINTS_SIZE]);
+pub const KEPT_HINTS_SIZE: usize = 256;
+pub struct KeptHints(pub [Word; KEPT_HINTS_SIZE]);
 /// `unix_stream_ops` and pipefs' super block, learned from the first stream socket and pipe.
 pub static UNIX_STREAM_OPS: Word = Word::new();
 pub static PIPE_SUPER: Word = Word::new();

@@ -2,12 +2,12 @@
 
 use aya_ebpf::macros::{btf_tracepoint, raw_tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext};
-use mcpspy_common::record::kind;
 
 use crate::emit;
 use crate::kernel::{Typed, current, load, probe};
-use crate::maps::{SELF_PID, TREE, offset, setting};
-use crate::task::pid_of;
+use crate::maps::{CGROUPS, SELF_PID, TREE, offset, setting};
+use crate::relay;
+use crate::task::{cgroup_of, pid_of};
 
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn exec_tp(_ctx: BtfTracePointContext) -> i32 {
@@ -54,10 +54,26 @@ pub fn watched(pid: u32) -> bool {
 #[inline(always)]
 fn exec() -> i32 {
     let task = current();
-    if watched(pid_of(task)) {
-        emit::task_fact(task, kind::EXEC);
+    let pid = pid_of(task);
+    relay::on_exec(task, pid);
+    if watched(pid) {
+        let flags = relay::flag(pid);
+        name_cgroup(task, flags);
+        emit::exec_fact(task, flags);
     }
     0
+}
+
+/// Sends the names of the task's cgroup, once.
+#[inline(always)]
+fn name_cgroup(task: Typed, flags: u16) {
+    if setting!(cgroup_names) == 0 {
+        return;
+    }
+    let id = cgroup_of(task);
+    if unsafe { CGROUPS.get(id) }.is_none() && emit::cgroup_fact(task, flags) {
+        let _ = CGROUPS.insert(id, 1, 0);
+    }
 }
 
 /// The tracepoint is hit once per thread, when `signal->live` already leaves out the current one
@@ -70,8 +86,10 @@ fn exit() -> i32 {
         return 0;
     }
     let pid = pid_of(task);
+    let flags = relay::flag(pid);
+    relay::on_exit(pid);
     if watched(pid) {
-        emit::exit_fact(task, load(task, offset!(task_exit_code)));
+        emit::exit_fact(task, load(task, offset!(task_exit_code)), flags);
         if setting!(tree) != 0 {
             let _ = TREE.remove(pid);
         }
@@ -85,10 +103,13 @@ fn fork(child: u32, child_start: u64) -> i32 {
     let task = current();
     let pid = pid_of(task);
     // The same process: a thread.
-    if setting!(tree) == 0 || child == pid || !watched(pid) {
+    if child == pid {
         return 0;
     }
-    let _ = TREE.insert(child, 1, 0);
-    emit::fork_fact(task, child, child_start);
+    relay::on_fork(pid, child);
+    if setting!(tree) != 0 && watched(pid) {
+        let _ = TREE.insert(child, 1, 0);
+        emit::fork_fact(task, child, child_start, relay::flag(pid));
+    }
     0
 }
