@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Carrier, Exit, KernelCounters, Message, MessageKind, ProcessInfo, RequestId, Timestamp,
+    Carrier, ContainerInfo, Exit, KernelCounters, Message, MessageKind, ProcessInfo, RequestId,
+    Timestamp,
 };
 
 /// One event.
@@ -37,6 +38,11 @@ pub enum EventBody {
 pub enum Quality {
     /// Seen at its end of the stream.
     Exact,
+    /// Seen at the other leg of a path through relays (`docker exec -i`), which was matched to this
+    /// one.
+    Path,
+    /// Beyond a container engine's relay, and not on this host: nobody was seen at the other leg.
+    Outside,
     /// Nobody was seen at this end in time.
     Unknown,
 }
@@ -46,8 +52,15 @@ pub enum Quality {
 pub struct Endpoint {
     /// The process, where it is known.
     pub process: Option<Arc<ProcessInfo>>,
+    /// The container that the process runs in, where it runs in one.
+    pub container: Option<Arc<ContainerInfo>>,
     /// How it is known.
     pub quality: Quality,
+}
+
+impl Endpoint {
+    /// An end where nobody was seen.
+    pub const UNKNOWN: Self = Self { process: None, container: None, quality: Quality::Unknown };
 }
 
 /// How a message travelled.

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use super::{Direction, EndpointFact, ProcessFacts, ProcessId, StreamKey, StreamRef, Timestamp};
+use super::{
+    Direction, EndpointFact, EngineFact, ProcessFacts, ProcessId, StreamKey, StreamRef, Timestamp,
+};
 
 /// One input of the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub enum Input {
     Loss(Loss),
     /// The inventory read a process.
     Process(ProcessFacts),
+    /// A container engine said something.
+    Engine(EngineFact),
     /// Time passed; sent when a deadline of the engine is due and nothing else says so.
     Tick(Timestamp),
 }
@@ -44,6 +48,10 @@ pub struct Task {
     pub cgroup: u64,
     /// Name of the thread group's leader.
     pub comm: Arc<str>,
+    /// It only hands bytes on between a container and its client (`docker`, `dockerd`,
+    /// `containerd-shim` ...): the kernel side took it for one by its program's name. Its bytes are
+    /// not copied, except the first of a request to an engine.
+    pub relay: bool,
 }
 
 /// What a record says.
@@ -61,6 +69,17 @@ pub enum RecordBody {
     Exit(Exit),
     /// The process created another one.
     Fork(ProcessId),
+    /// The first program in this cgroup was started.
+    Cgroup(CgroupFact),
+}
+
+/// Name of a cgroup, sent once, so that a container is known even if it lives 50 ms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupFact {
+    /// Cgroup v2 id, as in [`Task::cgroup`].
+    pub id: u64,
+    /// The last components of its path, joined by `/`.
+    pub path: Arc<str>,
 }
 
 /// Bytes that a task moved through a stream: one call, or a part of a large one.
@@ -140,6 +159,12 @@ pub struct KernelCounters {
     pub compat_calls: u64,
     /// Calls that move bytes past the monitor (splice, `io_uring`).
     pub unseen_calls: u64,
+    /// Bytes of relays and of cgroups that a filter leaves out (not admitted).
+    pub muted_bytes: u64,
+    /// Relays not taken for one: table full.
+    pub relays_full: u64,
+    /// Cgroups copied although a filter leaves them out: table full.
+    pub muted_full: u64,
 }
 
 /// Totals of one direction of a stream.
@@ -171,6 +196,13 @@ pub enum Verdict {
 pub enum Command {
     /// Apply a verdict to the kernel's table.
     Verdict(StreamKey, Verdict),
+    /// Whether to copy the payload of calls by processes in this cgroup (by its v2 id).
+    Cgroup {
+        /// Which cgroup.
+        id: u64,
+        /// `false`: a filter leaves its container out.
+        copy: bool,
+    },
 }
 
 impl Input {
@@ -180,6 +212,7 @@ impl Input {
             Self::Record(record) => record.at,
             Self::Loss(Loss::Counters { at, .. } | Loss::Stream { at, .. }) | Self::Tick(at) => *at,
             Self::Process(facts) => facts.at,
+            Self::Engine(fact) => fact.at(),
         }
     }
 }

@@ -2,20 +2,22 @@
 //!
 //! A number that came from the kernel keeps its unit in its type or its name.
 
+mod container;
 mod event;
 mod input;
 mod message;
 mod process;
 mod stream;
 
+pub use container::{ContainerId, ContainerInfo, EngineFact};
 pub use event::{
     CloseCause, Endpoint, Event, EventBody, Finding, Lost, LostStage, MessageEvent, Outcome, Peer,
     Quality, RequestRef, SessionChange, SessionEvent, SessionInfo, Severity, Status, Target,
     Transport,
 };
 pub use input::{
-    Command, Data, Exit, Input, KernelCounters, Loss, Record, RecordBody, StreamTotal, Task,
-    Verdict,
+    CgroupFact, Command, Data, Exit, Input, KernelCounters, Loss, Record, RecordBody, StreamTotal,
+    Task, Verdict,
 };
 pub use message::{Anomaly, Message, MessageKind, Part, RequestId};
 pub use process::{FdFact, FdKind, ProcessFacts, ProcessId, ProcessInfo};

@@ -58,6 +58,9 @@ pub struct ProcessFacts {
     pub uid: Option<u32>,
     /// Its pipes and sockets; `None` where the table could not be read (gone, or no permission).
     pub fds: Option<Vec<FdFact>>,
+    /// Path of its cgroup: of the v2 hierarchy where that names a container, else of any other
+    /// that does; `None` where it could not be read.
+    pub cgroup: Option<Arc<str>>,
     /// Read by the scan at start: its pipes are older than the monitor.
     pub initial: bool,
 }
