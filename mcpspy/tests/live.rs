@@ -14,6 +14,10 @@
 
 #[path = "live/capture.rs"]
 mod capture;
+#[path = "live/relays.rs"]
+mod relays;
+#[path = "live/relays_seen.rs"]
+mod relays_seen;
 #[path = "live/traffic.rs"]
 mod traffic;
 

@@ -16,6 +16,7 @@ use mcpspy::source::live::{BackendChoice, Live, LiveConfig, LiveError, kernel_de
 use crate::traffic;
 
 /// How a traffic process is watched.
+#[expect(clippy::struct_excessive_bools, reason = "each is a way to watch, of its own")]
 pub(crate) struct Options {
     pub(crate) scenario: &'static str,
     pub(crate) backend: BackendChoice,
@@ -29,6 +30,10 @@ pub(crate) struct Options {
     pub(crate) ring_bytes: u32,
     /// Rule out a pipe of this process.
     pub(crate) never: bool,
+    /// Start the traffic before the monitor.
+    pub(crate) early: bool,
+    /// Leave out the cgroup that the traffic names `cgroup`, until it says `unmute`.
+    pub(crate) mute: bool,
 }
 
 impl Options {
@@ -42,6 +47,8 @@ impl Options {
             own_traffic: false,
             ring_bytes: LiveConfig::default().ring_bytes,
             never: false,
+            early: false,
+            mute: false,
         }
     }
 }
@@ -64,6 +71,8 @@ pub(crate) struct Capture {
     pub(crate) totals: Vec<StreamTotal>,
     pub(crate) malformed: u64,
     pub(crate) never: Option<u64>,
+    /// Numbers that the traffic told, by name.
+    pub(crate) told: Vec<(String, u64)>,
 }
 
 impl Capture {
@@ -80,6 +89,33 @@ impl Capture {
             }
             _ => None,
         })
+    }
+
+    /// A number that the traffic told.
+    pub(crate) fn told(&self, name: &str) -> u64 {
+        self.told.iter().find(|(known, _)| known == name).unwrap().1
+    }
+
+    pub(crate) fn stream(&self, name: &str) -> &Expected {
+        self.expected.iter().find(|stream| stream.name == name).unwrap()
+    }
+
+    /// Bytes read from a stream that were copied there, with the position of the first.
+    pub(crate) fn read(&self, ino: u64) -> (u64, Vec<u8>) {
+        let mut start = None;
+        let mut bytes = Vec::new();
+        for record in &self.records {
+            let RecordBody::Data(data) = &record.body else { continue };
+            if data.written() || data.stream.id().ino != ino {
+                continue;
+            }
+            assert!(data.reader_copy);
+            let from = *start.get_or_insert(data.offset);
+            assert_eq!(data.offset, from + bytes.len() as u64, "a hole");
+            assert!(!record.task.relay);
+            bytes.extend_from_slice(&data.bytes);
+        }
+        (start.unwrap_or_default(), bytes)
     }
 
     /// Bytes written to a stream; panics at a hole.
@@ -158,7 +194,14 @@ pub(crate) fn capture(options: &Options) -> Option<Capture> {
         watch_tree: !options.whole_host,
         ring_bytes: options.ring_bytes,
         never: vec![(kernel_dev(stat.st_dev), stat.st_ino)],
+        container_filter: options.mute,
+        ..LiveConfig::default()
     };
+    let early = options.early.then(|| {
+        let traffic = traffic::spawn(options.scenario);
+        wait_for(&traffic.1, "ready");
+        traffic
+    });
     let mut live = Live::start(&config).unwrap();
     let mut drain = live.take_drain().unwrap();
     let control = live.control();
@@ -176,7 +219,7 @@ pub(crate) fn capture(options: &Options) -> Option<Capture> {
             })
             .unwrap();
     });
-    let (mut child, report) = traffic::spawn(options.scenario);
+    let (mut child, report) = early.unwrap_or_else(|| traffic::spawn(options.scenario));
     let pid = child.id();
     wait_for(&report, "ready");
     if !options.whole_host {
@@ -193,6 +236,19 @@ pub(crate) fn capture(options: &Options) -> Option<Capture> {
         let key =
             StreamKey { dev: kernel_dev(stat.st_dev), ino: stream, direction: Direction::Write };
         control.apply(&Command::Verdict(key, verdict)).unwrap();
+        input.write_all(b"\n").unwrap();
+    }
+    if options.mute {
+        let id = wait_for(&report, "cgroup");
+        if id == 0 {
+            println!("skipped: no cgroup v2 tree that may be changed");
+            child.wait().unwrap();
+            return None;
+        }
+        control.apply(&Command::Cgroup { id, copy: false }).unwrap();
+        input.write_all(b"\n").unwrap();
+        wait_for(&report, "unmute");
+        control.apply(&Command::Cgroup { id, copy: true }).unwrap();
         input.write_all(b"\n").unwrap();
     }
     if options.own_traffic || options.never {
@@ -217,7 +273,16 @@ pub(crate) fn capture(options: &Options) -> Option<Capture> {
         totals: control.stream_totals(),
         malformed: control.malformed(),
         never: Some(stat.st_ino),
+        told: told(&text),
     })
+}
+
+fn told(report: &str) -> Vec<(String, u64)> {
+    report
+        .lines()
+        .filter_map(|line| line.strip_prefix("open ")?.split_once(' '))
+        .map(|(name, number)| (name.to_owned(), number.parse().unwrap()))
+        .collect()
 }
 
 /// Waits until the traffic names a stream; returns its inode.

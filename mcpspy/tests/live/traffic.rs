@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use mcpspy::source::live::{Live, LiveConfig};
 
 use crate::capture::Expected;
+use crate::relays;
 
 /// A message as MCP has it.
 pub(crate) const MESSAGE: &[u8] = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/list\"}\n";
@@ -76,10 +77,10 @@ pub(crate) fn pattern(size: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-struct Report(std::fs::File);
+pub(crate) struct Report(std::fs::File);
 
 impl Report {
-    fn line(&mut self, line: &str) {
+    pub(crate) fn line(&mut self, line: &str) {
         // One write per line, or a reader could see half of it.
         self.0.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
@@ -87,12 +88,12 @@ impl Report {
         let line = format!("open {name} {}", inode(fd));
         self.line(&line);
     }
-    fn wrote(&mut self, name: &str, fd: RawFd, bytes: &[u8]) {
+    pub(crate) fn wrote(&mut self, name: &str, fd: RawFd, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes).replace('\n', "\\n");
         let line = format!("wrote {name} {} {} {text}", inode(fd), bytes.len());
         self.line(&line);
     }
-    fn wrote_pattern(&mut self, name: &str, fd: RawFd, size: usize, seed: u64) {
+    pub(crate) fn wrote_pattern(&mut self, name: &str, fd: RawFd, size: usize, seed: u64) {
         let line = format!("wrote {name} {} {size} seed {seed}", inode(fd));
         self.line(&line);
     }
@@ -109,6 +110,7 @@ pub(crate) fn main() {
     // Made before this process is watched, for `peek`.
     let early = socketpair();
     send(early.0.as_raw_fd(), MESSAGE);
+    let relay = (scenario == "relay-early").then(relays::Early::start);
     report.line("open ready 0");
     go();
     match scenario.as_str() {
@@ -121,6 +123,14 @@ pub(crate) fn main() {
         "flood" => flood(&mut report),
         "peek" => peek(&mut report, &early.1),
         "ignored" => ignored(&mut report),
+        "relay" => relays::relay(&mut report),
+        "relay-large" => relays::relay_large(&mut report),
+        "relay-by-exec" => relays::relay_by_exec(&mut report),
+        "relay-early" => relay.unwrap().talk(&mut report),
+        "relay-request" => relays::relay_request(&mut report),
+        "sniff" => relays::sniff(&mut report),
+        "muted" => relays::muted(&mut report),
+        "short-lived" => relays::short_lived(&mut report),
         other => panic!("no scenario {other}"),
     }
     // Not through the test harness, whose own output would be traffic.
@@ -128,14 +138,14 @@ pub(crate) fn main() {
 }
 
 /// Waits for a line on standard input, byte by byte.
-fn go() {
+pub(crate) fn go() {
     let mut byte = [0];
     while byte[0] != b'\n' {
         std::io::stdin().lock().read_exact(&mut byte).unwrap();
     }
 }
 
-fn inode(fd: RawFd) -> u64 {
+pub(crate) fn inode(fd: RawFd) -> u64 {
     // SAFETY: an all-zero `stat` is a value, and the kernel fills it.
     unsafe {
         let mut stat: libc::stat = std::mem::zeroed();

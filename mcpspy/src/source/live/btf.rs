@@ -17,6 +17,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -163,6 +164,21 @@ impl Btf {
 
     fn find(&self, kind: u32, name: &str) -> Option<u32> {
         self.names.get(&(kind, name.as_bytes().to_vec())).copied()
+    }
+
+    /// Number of a structure.
+    pub(super) fn structure(&self, name: &str) -> Option<u32> {
+        self.find(KIND_STRUCT, name)
+    }
+
+    /// Number of a function. There are too many of them for the index, and few are asked for.
+    pub(super) fn function(&self, name: &str) -> Option<u32> {
+        let wanted = |&at: &usize| {
+            let kind = read_u32(&self.data, at + 4).map(|info| info >> 24 & 0x1f);
+            kind == Ok(KIND_FUNC) && self.name(at) == Ok(name.as_bytes())
+        };
+        let id = self.types.iter().skip(1).position(wanted)? + 1;
+        u32::try_from(id).ok()
     }
 
     /// Follows typedefs and qualifiers.

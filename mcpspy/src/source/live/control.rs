@@ -26,6 +26,8 @@ pub(super) struct Maps {
     pub(super) kept: StateMap,
     pub(super) verdicts: HashMap<MapData, KeyBytes, u32>,
     pub(super) tree: HashMap<MapData, u32, u32>,
+    /// `None` without a filter.
+    pub(super) muted: Option<HashMap<MapData, u64, u32>>,
     pub(super) counters: PerCpuArray<MapData, [u64; counter::COUNT]>,
 }
 
@@ -34,6 +36,8 @@ pub(super) struct Maps {
 pub(super) struct Shared {
     pub(super) stop: AtomicBool,
     pub(super) malformed: AtomicU64,
+    /// Cgroups that found the table of muted ones full.
+    pub(super) muted_full: AtomicU64,
 }
 
 /// How often a program ran.
@@ -81,7 +85,13 @@ impl Control {
 
     /// Applies what the engine decided.
     pub fn apply(&self, command: &Command) -> Result<(), LiveError> {
-        let Command::Verdict(key, decision) = command;
+        let (key, decision) = match command {
+            Command::Verdict(key, decision) => (key, decision),
+            Command::Cgroup { id, copy } => {
+                self.mute(*id, !copy);
+                return Ok(());
+            }
+        };
         let key = raw_key(key);
         let mut maps = self.maps();
         match decision {
@@ -93,6 +103,19 @@ impl Control {
             Verdict::Forget(newest) => forget(&mut maps, &key, *newest),
         }
         Ok(())
+    }
+
+    /// Leaves out the bytes of a cgroup's processes, or no longer. Where the table is full they are
+    /// copied, and the filter of events leaves them out.
+    fn mute(&self, id: u64, mute: bool) {
+        let mut maps = self.maps();
+        let Some(muted) = &mut maps.muted else { return };
+        if !mute {
+            // Not there is as good.
+            drop(muted.remove(&id));
+        } else if muted.insert(id, 1, 0).is_err() {
+            self.shared.muted_full.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Adds a process to the watched tree.
@@ -123,18 +146,15 @@ impl Control {
             table_full: sum[counter::TABLE_FULL],
             compat_calls: sum[counter::COMPAT_CALLS],
             unseen_calls: sum[counter::UNSEEN_CALLS],
+            muted_bytes: sum[counter::MUTED_BYTES],
+            relays_full: sum[counter::RELAYS_FULL],
+            muted_full: self.shared.muted_full.load(Ordering::Relaxed),
         })
     }
 
     /// Totals of the streams judged MCP, both ends of each.
     pub fn stream_totals(&self) -> Vec<StreamTotal> {
         totals(&self.maps().kept)
-    }
-
-    /// Totals of all other streams that the kernel still knows. Reads up to 65,536 entries, about
-    /// 2 µs each.
-    pub fn other_totals(&self) -> Vec<StreamTotal> {
-        totals(&self.maps().streams)
     }
 
     /// How often each program ran.

@@ -135,7 +135,7 @@ impl Drain {
                 }
                 self.ended.push_back(id);
             }
-            RecordBody::End(_) | RecordBody::Fork(_) => {}
+            RecordBody::End(_) | RecordBody::Fork(_) | RecordBody::Cgroup(_) => {}
         }
         true
     }

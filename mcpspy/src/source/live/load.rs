@@ -8,19 +8,23 @@ use std::sync::Arc;
 use aya::maps::{HashMap, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
-use mcpspy_common::config::{Offsets, Settings, StreamKey as RawKey, class, verdict, window};
+use mcpspy_common::config::{
+    CAST_MARK, Offsets, Settings, StreamKey as RawKey, class, verdict, window,
+};
 use mcpspy_common::names::{
     GLOBAL_OFFSETS, GLOBAL_SETTINGS, GLOBAL_SYSCALLS, MAP_COUNTERS, MAP_EVENTS, MAP_KEPT,
-    MAP_SCRATCH, MAP_STREAMS, MAP_TREE, MAP_VERDICTS,
+    MAP_MUTED, MAP_RELAY_NAMES, MAP_RELAYS, MAP_SCRATCH, MAP_STREAMS, MAP_TREE, MAP_VERDICTS,
 };
 use mcpspy_common::record::direction;
+use mcpspy_common::relay::{NAMES, NameKey};
 use zerocopy::IntoBytes;
 
 use super::btf::{Btf, BtfError};
 use super::calls::Arch;
 use super::control::{Control, Maps, Shared, bytes};
 use super::drain::Drain;
-use super::probes::PROBES;
+use super::probes::{CALLS, PROBES};
+use super::relays;
 use super::{Backend, BackendChoice, Live, LiveConfig, LiveError, kernel_dev};
 
 /// Where the kernel shows its type information.
@@ -28,6 +32,9 @@ pub(super) const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Scratch buffers beyond one per CPU, for programs that are preempted while they hold one.
 const SPARE_SCRATCH: u32 = 2;
+
+/// Cgroups that a filter may leave out at once.
+const MUTED_CGROUPS: u32 = 16384;
 
 /// Lines of the verifier's log that are shown.
 const LOG_LINES: usize = 20;
@@ -50,6 +57,10 @@ pub(super) struct Kernel {
     offsets: Offsets,
     compat_mask: u32,
     pub(super) has_loop: bool,
+    /// Names of cgroups can be read.
+    pub(super) has_cgroup_names: bool,
+    /// `None` before 6.2.
+    cast: Option<Cast>,
     btf: aya::Btf,
     pipe_dev: u32,
     socket_dev: u32,
@@ -65,7 +76,11 @@ impl Kernel {
             .map_err(|error| no_btf(std::io::Error::other(error)))?;
         let own = Btf::parse(data)?;
         let (task_compat, compat_mask) = arch.compat(&own)?;
-        let offsets = Offsets { task_compat, ..offsets(&own, arch)? };
+        let mut offsets = Offsets { task_compat, ..offsets(&own, arch)? };
+        let cgroup_names = cgroup_names(&own);
+        if let Ok([node_name, node_parent]) = cgroup_names {
+            offsets = Offsets { node_name, node_parent, ..offsets };
+        }
         let has_loop = own.constant("bpf_func_id", "BPF_FUNC_loop").is_some();
         let (reader, _writer) = rustix::pipe::pipe().map_err(LiveError::system("pipe"))?;
         let (socket, _other) = std::os::unix::net::UnixStream::pair()
@@ -79,10 +94,52 @@ impl Kernel {
             offsets,
             compat_mask,
             has_loop,
+            has_cgroup_names: cgroup_names.is_ok(),
+            cast: Cast::of(&own),
             btf,
             pipe_dev: dev(&reader)?,
             socket_dev: dev(&socket)?,
         })
+    }
+}
+
+/// The kernel's function that lets a program read any kernel memory by plain loads.
+#[derive(Clone, Copy)]
+struct Cast {
+    /// Numbers in the type information: of `bpf_rdonly_cast`, and of a structure that begins with a
+    /// number of 64 bits.
+    function: u32,
+    number_type: u32,
+}
+
+impl Cast {
+    fn of(btf: &Btf) -> Option<Self> {
+        Some(Self {
+            function: btf.function("bpf_rdonly_cast")?,
+            number_type: btf.structure("timespec64")?,
+        })
+    }
+
+    /// The object with calls of this function in place of those marked [`CAST_MARK`].
+    fn put_into(self, object: &[u8]) -> Vec<u64> {
+        const WORD: usize = size_of::<u64>();
+        // A call of a helper, and of a function that the type information of the kernel names
+        // (`BPF_PSEUDO_KFUNC_CALL` as the source register).
+        let instruction = |registers: u8, number: u32| {
+            let [a, b, c, d] = number.to_ne_bytes();
+            u64::from_ne_bytes([0x85, registers, 0, 0, a, b, c, d])
+        };
+        let marked = instruction(0, CAST_MARK);
+        let patched = instruction(0x20, self.function);
+        object
+            .chunks(WORD)
+            .map(|chunk| {
+                let mut bytes = [0; WORD];
+                bytes[..chunk.len()].copy_from_slice(chunk);
+                let word = u64::from_ne_bytes(bytes);
+                if word == marked { patched } else { word }
+            })
+            .collect()
     }
 }
 
@@ -136,7 +193,26 @@ fn offsets(btf: &Btf, arch: &Arch) -> Result<Offsets, BtfError> {
         sock_family: btf.offset("sock", "__sk_common.skc_family")?,
         sock_socket: btf.offset("sock", "sk_socket")?,
         unix_peer: btf.offset("unix_sock", "peer")?,
+        task_mm: task("mm")?,
+        mm_exe_file: btf.offset("mm_struct", "exe_file")?,
+        file_dentry: btf.offset("file", "f_path.dentry")?,
+        dentry_name: btf.offset("dentry", "d_name.name")?,
+        node_name: 0,
+        node_parent: 0,
+        task_cgroups: task("cgroups")?,
+        css_set_default: btf.offset("css_set", "dfl_cgrp")?,
+        cgroup_node: btf.offset("cgroup", "kn")?,
+        node_id: btf.offset("kernfs_node", "id")?,
     })
+}
+
+/// From a cgroup to its name and to the one above it.
+fn cgroup_names(btf: &Btf) -> Result<[u32; 2], BtfError> {
+    Ok([
+        btf.offset("kernfs_node", "name")?,
+        // Renamed in 6.15.
+        btf.offset("kernfs_node", "__parent").or_else(|_| btf.offset("kernfs_node", "parent"))?,
+    ])
 }
 
 /// A part of a structure that holds two members of eight bytes.
@@ -162,8 +238,22 @@ impl Window {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt {
     pub(super) backend: Backend,
-    /// Read kernel structures by plain loads.
-    pub(super) direct: bool,
+    pub(super) reads: Reads,
+}
+
+/// How kernel memory is read, the cheapest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// All of it by plain loads.
+    Cast,
+    /// Structures that the verifier knows the type of by plain loads, the rest by a helper.
+    Typed,
+    /// All of it by a helper.
+    Helper,
+}
+
+impl Reads {
+    pub(super) const ALL: [Self; 3] = [Self::Cast, Self::Typed, Self::Helper];
 }
 
 /// Loads, attaches, tells the programs who this process is.
@@ -180,15 +270,21 @@ pub(super) fn start(config: &LiveConfig) -> Result<Live, LiveError> {
     let kernel = Kernel::read()?;
     let mut refusals = Vec::new();
     let mut denied = true;
-    for attempt in
-        backends.iter().flat_map(|&backend| [true, false].map(|direct| Attempt { backend, direct }))
-    {
+    let attempts = backends
+        .iter()
+        .flat_map(|&backend| Reads::ALL.map(|reads| Attempt { backend, reads }))
+        .filter(|attempt| attempt.reads != Reads::Cast || kernel.cast.is_some());
+    for attempt in attempts {
         match load(&kernel, attempt, config) {
             Ok(ebpf) => return finish(ebpf, attempt.backend, config),
             Err(Refusal::Other(error)) => return Err(error),
             Err(Refusal::Program { hook, error, denied: by_permission }) => {
                 denied &= by_permission;
-                let how = if attempt.direct { "" } else { ", without plain loads" };
+                let how = match attempt.reads {
+                    Reads::Cast => "",
+                    Reads::Typed => ", without casts",
+                    Reads::Helper => ", without plain loads",
+                };
                 refusals.push(format!("{} at {hook}{how}: {error}", attempt.backend.name()));
             }
         }
@@ -222,16 +318,23 @@ pub(super) fn load(
 ) -> Result<Ebpf, Refusal> {
     let scratch = scratch_slots();
     let ring = ring_size(config);
+    let cast = kernel.cast.filter(|_| attempt.reads == Reads::Cast);
     let settings = Settings {
         compat_mask: kernel.compat_mask,
         pipe_dev: kernel.pipe_dev,
         socket_dev: kernel.socket_dev,
         tree: u32::from(config.watch_tree),
         has_loop: u32::from(kernel.has_loop),
-        direct: u32::from(attempt.direct),
+        direct: u32::from(attempt.reads != Reads::Helper),
         scratch,
         wake_bytes: ring / 8,
+        cgroup_filter: u32::from(config.container_filter),
+        cgroup_names: u32::from(kernel.has_cgroup_names),
+        // With all CPUs together at most half as much again.
+        ask_bytes: ring / 16 / scratch,
+        number_type: cast.map_or(0, |cast| cast.number_type),
     };
+    let object = cast.map(|cast| cast.put_into(OBJECT));
     let table: [u8; class::TABLE] = kernel.arch.table();
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&kernel.btf))
@@ -241,9 +344,11 @@ pub(super) fn load(
         .override_global(GLOBAL_SYSCALLS, &table[..], true)
         .map_max_entries(MAP_EVENTS, ring)
         .map_max_entries(MAP_SCRATCH, scratch)
-        .load(OBJECT)
+        .map_max_entries(MAP_RELAY_NAMES, relay_names(config))
+        .map_max_entries(MAP_MUTED, if config.container_filter { MUTED_CGROUPS } else { 1 })
+        .load(object.as_deref().map_or(OBJECT, |words| words.as_bytes()))
         .map_err(object_error)?;
-    for probe in PROBES.iter().filter(|p| config.watch_tree || !p.tree_only) {
+    for probe in &PROBES {
         let name = probe.program(attempt.backend);
         let loaded = match ebpf.program_mut(name) {
             Some(Program::BtfTracePoint(program)) => program.load(probe.hook, &kernel.btf),
@@ -259,6 +364,11 @@ pub(super) fn load(
         }
     }
     Ok(ebpf)
+}
+
+/// Entries for the names of relays: the known ones, the prefix, and those of the configuration.
+fn relay_names(config: &LiveConfig) -> u32 {
+    u32::try_from(NAMES.len() + 1 + config.relays.len()).unwrap_or(u32::MAX)
 }
 
 /// The kernel takes only powers of two, of a page at least.
@@ -301,9 +411,13 @@ fn refusal(hook: &'static str, error: &ProgramError) -> Refusal {
     Refusal::Program { hook, error: error.to_string(), denied: false }
 }
 
-/// Attaches the loaded programs.
-pub(super) fn attach(ebpf: &mut Ebpf, backend: Backend) -> Result<(), LiveError> {
-    for probe in &PROBES {
+/// Attaches the loaded programs of the hooks that `which` takes.
+fn attach(
+    ebpf: &mut Ebpf,
+    backend: Backend,
+    which: impl Fn(&str) -> bool,
+) -> Result<(), LiveError> {
+    for probe in PROBES.iter().filter(|probe| which(probe.hook)) {
         let done = match ebpf.program_mut(probe.program(backend)) {
             Some(Program::BtfTracePoint(program)) => attach_tp(program),
             Some(Program::RawTracePoint(program)) => attach_raw(program, probe.hook),
@@ -347,7 +461,18 @@ fn finish(mut ebpf: Ebpf, backend: Backend, config: &LiveConfig) -> Result<Live,
         verdicts: HashMap::try_from(take(&mut ebpf, MAP_VERDICTS)?)?,
         tree: HashMap::try_from(take(&mut ebpf, MAP_TREE)?)?,
         counters: PerCpuArray::try_from(take(&mut ebpf, MAP_COUNTERS)?)?,
+        muted: if config.container_filter {
+            Some(HashMap::try_from(take(&mut ebpf, MAP_MUTED)?)?)
+        } else {
+            None
+        },
     };
+    let mut running = HashMap::try_from(take(&mut ebpf, MAP_RELAYS)?)?;
+    let names = relays::Names::new(&config.relays);
+    let mut map = HashMap::<_, NameKey, u32>::try_from(take(&mut ebpf, MAP_RELAY_NAMES)?)?;
+    for (name, value) in names.entries() {
+        map.insert(name, value, 0)?;
+    }
     let ring = RingBuf::try_from(take(&mut ebpf, MAP_EVENTS)?)?;
     for &(dev, ino) in &config.never {
         for direction in [direction::WRITE, direction::READ] {
@@ -370,7 +495,9 @@ fn finish(mut ebpf: Ebpf, backend: Backend, config: &LiveConfig) -> Result<Live,
         // Otherwise the mark itself would be left out.
         control.watch(std::process::id())?;
     }
-    attach(&mut ebpf, backend)?;
+    attach(&mut ebpf, backend, |hook| hook != CALLS)?;
+    relays::fill(&mut running, &names)?;
+    attach(&mut ebpf, backend, |hook| hook == CALLS)?;
     let seen_pid = mark.write(&control)?;
     Ok(Live { _ebpf: ebpf, backend, control, drain: Some(drain), seen_pid })
 }
@@ -430,3 +557,7 @@ fn write_key(fd: &impl AsFd) -> Result<RawKey, LiveError> {
         direction: u32::from(direction::WRITE),
     })
 }
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

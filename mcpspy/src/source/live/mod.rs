@@ -12,6 +12,7 @@ mod load;
 pub mod preflight;
 mod probes;
 mod record;
+mod relays;
 
 use aya::Ebpf;
 
@@ -19,6 +20,7 @@ pub use btf::BtfError;
 pub use control::{Control, ProgramRuns};
 pub use drain::{Drain, FirstSight};
 pub use error::LiveError;
+pub use mcpspy_common::relay::MAX_NAME as MAX_RELAY_NAME;
 
 use crate::model::Timestamp;
 
@@ -67,6 +69,11 @@ pub struct LiveConfig {
     /// Pipes and sockets never to copy (mcpspy's own output): device in the kernel's encoding
     /// ([`kernel_dev`]) and inode.
     pub never: Vec<(u32, u64)>,
+    /// Further programs that only hand bytes on, by the name of their executable, at most
+    /// [`MAX_RELAY_NAME`] bytes each.
+    pub relays: Vec<String>,
+    /// Obey [`crate::model::Command::Cgroup`]. Without it nothing is looked up.
+    pub container_filter: bool,
 }
 
 impl Default for LiveConfig {
@@ -76,6 +83,8 @@ impl Default for LiveConfig {
             ring_bytes: 32 << 20,
             watch_tree: false,
             never: Vec::new(),
+            relays: Vec::new(),
+            container_filter: false,
         }
     }
 }

@@ -30,12 +30,14 @@ pub struct CheckLine {
 }
 
 impl CheckLine {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+    /// All is well.
+    pub fn ok(name: &'static str, found: impl Into<String>) -> Self {
         let (lost, fix) = (String::new(), String::new());
         Self { name, ok: Outcome::Ok, found: found.into(), lost, fix }
     }
 
-    fn bad(
+    /// Something is lost.
+    pub fn bad(
         name: &'static str,
         ok: Outcome,
         found: impl Into<String>,
@@ -71,6 +73,7 @@ pub fn check() -> Vec<CheckLine> {
         lines.push(line);
     }
     lines.push(loops());
+    lines.push(cgroup_names());
     lines.push(pid_namespace(tp_pid.or(raw_pid)));
     lines.push(CheckLine::ok(
         "locked memory",
@@ -126,7 +129,8 @@ fn type_information() -> CheckLine {
             Outcome::Fail,
             format!("{BTF_PATH}: {error}"),
             EVERYTHING,
-            "a kernel built with CONFIG_DEBUG_INFO_BTF",
+            "a kernel built with CONFIG_DEBUG_INFO_BTF; in a container that hides /sys: -v \
+             /sys/kernel/btf:/sys/kernel/btf:ro",
         ),
     }
 }
@@ -241,6 +245,23 @@ fn loops() -> CheckLine {
     }
 }
 
+fn cgroup_names() -> CheckLine {
+    let name = "cgroup names";
+    match Kernel::read() {
+        Ok(kernel) if kernel.has_cgroup_names => CheckLine::ok(name, "yes"),
+        Ok(_) => CheckLine::bad(
+            name,
+            Outcome::Warn,
+            "no",
+            "the container of processes that end before /proc can be read",
+            "a kernel whose type information names cgroups",
+        ),
+        Err(error) => {
+            CheckLine::bad(name, Outcome::Fail, error.to_string(), EVERYTHING, "see above")
+        }
+    }
+}
+
 fn pid_namespace(seen: Option<u32>) -> CheckLine {
     let own = std::process::id();
     match seen {
@@ -252,7 +273,7 @@ fn pid_namespace(seen: Option<u32>) -> CheckLine {
             Outcome::Warn,
             format!("another than the host's (process {own} here, {seen} there)"),
             "executables, command lines and parents of processes",
-            "docker run --pid=host",
+            "docker run --pid=host, in a Compose file `pid: host`",
         ),
         None => CheckLine::bad(
             "pid namespace",
@@ -303,7 +324,7 @@ mod tests {
         let (tp, _) = backend(BackendChoice::TpBtf, Backend::TpBtf);
         let (raw, _) = backend(BackendChoice::RawTp, Backend::RawTp);
         let others = [programs(), kernel(), architecture(), type_information(), lockdown(), ring()];
-        let last = [tp, raw, loops(), pid_namespace(None)];
+        let last = [tp, raw, loops(), cgroup_names(), pid_namespace(None)];
         for line in others.into_iter().chain(capabilities()).chain(last) {
             assert!(page.contains(&format!("\n### {}\n", line.name)), "{}", line.name);
         }

@@ -19,8 +19,6 @@ pub(super) struct Probe {
     raw: &'static str,
     /// Nothing works without it.
     pub(super) required: bool,
-    /// Only for a watched tree.
-    pub(super) tree_only: bool,
     /// What is lost without it.
     pub(super) lost: &'static str,
 }
@@ -35,38 +33,32 @@ impl Probe {
     }
 }
 
-/// In the order of attaching: a watched tree must be complete before calls are looked at.
+/// In the order of attaching: a watched tree and the relays must be complete before calls are looked
+/// at, by [`CALLS`].
 pub(super) static PROBES: [Probe; 4] = [
     Probe {
         hook: "sched_process_fork",
         tp: PROG_FORK_TP,
         raw: PROG_FORK_RAW,
         required: true,
-        tree_only: true,
-        lost: "children of the watched command",
+        lost: "children of the watched command, and what a relay does before it starts a program",
     },
     Probe {
         hook: "sched_process_exec",
         tp: PROG_EXEC_TP,
         raw: PROG_EXEC_RAW,
         required: false,
-        tree_only: false,
-        lost: "the name that a process takes after it was first seen",
+        lost: "the name that a process takes after it was first seen, relays, names of cgroups",
     },
     Probe {
         hook: "sched_process_exit",
         tp: PROG_EXIT_TP,
         raw: PROG_EXIT_RAW,
         required: false,
-        tree_only: false,
         lost: "exit codes, and sessions closed by the end of a process",
     },
-    Probe {
-        hook: "sys_exit",
-        tp: PROG_CALL_TP,
-        raw: PROG_CALL_RAW,
-        required: true,
-        tree_only: false,
-        lost: "everything",
-    },
+    Probe { hook: CALLS, tp: PROG_CALL_TP, raw: PROG_CALL_RAW, required: true, lost: "everything" },
 ];
+
+/// The hook that is attached last.
+pub(super) const CALLS: &str = "sys_exit";

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use mcpspy_common::config::{StreamKey as RawKey, StreamState, state};
 use mcpspy_common::decode::{RawBody, RawRecord};
-use mcpspy_common::record::{ExitBody, RecordHeader, StreamBody, carrier, direction, flags};
+use mcpspy_common::record::{
+    CgroupBody, ExitBody, RecordHeader, StreamBody, carrier, direction, flags,
+};
 
 use crate::model::{
-    Carrier, Data, Direction, EndpointFact, Exit, ProcessId, Record, RecordBody, StreamKey,
-    StreamRef, StreamTotal, Task, Timestamp,
+    Carrier, CgroupFact, Data, Direction, EndpointFact, Exit, ProcessId, Record, RecordBody,
+    StreamKey, StreamRef, StreamTotal, Task, Timestamp,
 };
 
 /// Length of a tick of [`ProcessId::start`], ns: `/proc` counts in hundredths of a second
@@ -51,7 +53,8 @@ pub(super) fn convert(raw: &RawRecord<'_>, names: &mut Names) -> Option<Record> 
             call_len: body.call_len,
             call_offset: body.call_offset,
             reader_copy: header.flags & flags::READER_COPY != 0,
-            bytes: bytes.to_vec(),
+            bytes: if header.flags & flags::RELAY != 0 { first_line(bytes) } else { bytes }
+                .to_vec(),
         }),
         RawBody::Endpoint(body) => RecordBody::Endpoint(fact(&body)?),
         RawBody::End(body) => RecordBody::End(fact(&body)?),
@@ -60,8 +63,28 @@ pub(super) fn convert(raw: &RawRecord<'_>, names: &mut Names) -> Option<Record> 
         RawBody::Fork(body) => {
             RecordBody::Fork(ProcessId { pid: body.child, start: body.child_start / TICK })
         }
+        RawBody::Cgroup(body) => {
+            RecordBody::Cgroup(CgroupFact { id: header.cgroup, path: path(body) })
+        }
     };
     Some(Record { at: Timestamp(header.at), task: task(header, names), body })
+}
+
+/// Of a relay's request to an engine only the first line says something of a stream; others may hold
+/// what is nobody's business (the environment of a container, credentials of a registry). Nor is the
+/// query of a request about anything else: it may have the arguments of a build, or a URL with a
+/// password.
+fn first_line(request: &[u8]) -> &[u8] {
+    let end = request.iter().position(|byte| *byte == b'\r').unwrap_or_default();
+    let line = &request[..end];
+    let Some(target) = line.strip_prefix(b"POST ") else { return &[] };
+    let path = target.split(|byte| matches!(byte, b'?' | b' ')).next().unwrap_or_default();
+    let of_a_stream = ["/attach", "/start", "/exec"];
+    if of_a_stream.iter().any(|end| path.ends_with(end.as_bytes())) {
+        return line;
+    }
+    let query = line.iter().position(|byte| *byte == b'?');
+    &line[..query.unwrap_or(line.len())]
 }
 
 fn task(header: &RecordHeader, names: &mut Names) -> Task {
@@ -72,7 +95,21 @@ fn task(header: &RecordHeader, names: &mut Names) -> Task {
         uid: header.uid,
         cgroup: header.cgroup,
         comm: names.get(header.comm),
+        relay: header.flags & flags::RELAY != 0,
     }
+}
+
+/// The names of a cgroup and of those above it, the root-most first.
+fn path(body: &CgroupBody) -> Arc<str> {
+    let names: Vec<_> = body
+        .names
+        .iter()
+        .map(|name| name.split(|byte| *byte == 0).next().unwrap_or_default())
+        .take_while(|name| !name.is_empty())
+        .map(String::from_utf8_lossy)
+        .collect();
+    let names: Vec<&str> = names.iter().rev().map(AsRef::as_ref).collect();
+    names.join("/").into()
 }
 
 fn exit(body: ExitBody) -> Exit {
@@ -144,6 +181,8 @@ fn direction_of(value: u32) -> Option<Direction> {
 
 #[cfg(test)]
 mod tests {
+    use mcpspy_common::record::{CGROUP_LEVELS, CGROUP_NAME};
+
     use super::*;
 
     fn header() -> RecordHeader {
@@ -168,6 +207,54 @@ mod tests {
         let record = convert(&raw, &mut Names::default()).unwrap();
         assert_eq!(record.task.process.start, 2);
         assert_eq!(&*record.task.comm, "python3");
+    }
+
+    #[test]
+    fn a_cgroup_is_named_from_the_root_on() {
+        let of = |names: &[&str]| {
+            let mut body = CgroupBody { names: [[0; CGROUP_NAME]; CGROUP_LEVELS] };
+            for (to, name) in body.names.iter_mut().zip(names) {
+                to[..name.len()].copy_from_slice(name.as_bytes());
+            }
+            let header = RecordHeader { cgroup: 7, flags: flags::RELAY, ..header() };
+            let raw = RawRecord { header, body: RawBody::Cgroup(&body) };
+            let record = convert(&raw, &mut Names::default()).unwrap();
+            assert!(record.task.relay);
+            match record.body {
+                RecordBody::Cgroup(fact) => (fact.id, fact.path.to_string()),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(
+            of(&["docker-ab.scope", "system.slice"]),
+            (7, "system.slice/docker-ab.scope".into())
+        );
+        assert_eq!(of(&["a", "b", "c", "d"]), (7, "d/c/b/a".into()));
+        assert_eq!(of(&[]), (7, String::new()));
+    }
+
+    #[test]
+    fn of_a_request_no_more_is_kept_than_streams_need() {
+        let of = |text: &'static str| std::str::from_utf8(first_line(text.as_bytes())).unwrap();
+        for line in [
+            "POST /v1.41/containers/ab/attach?stdin=1&stream=1 HTTP/1.1",
+            "POST /v1.41/exec/ab/start HTTP/1.1",
+            "POST /containers/ab/exec HTTP/1.1",
+            "POST /v1.41/auth HTTP/1.1",
+        ] {
+            let request = format!("{line}\r\nX-Registry-Auth: secret\r\n\r\n{{}}");
+            assert_eq!(first_line(request.as_bytes()), line.as_bytes());
+        }
+        for (request, kept) in [
+            ("POST /build?buildargs=%7B%22A%22%3A%22secret%22%7D HTTP/1.1\r\n", "POST /build"),
+            ("POST /images/create?fromSrc=https://u:p@x/start HTTP/1.1\r\n", "POST /images/create"),
+            ("POST /images/create?x=/exec HTTP/1.1\r\n", "POST /images/create"),
+            ("POST /v1.41/exec/ab/start", ""),
+            ("secret\r\nPOST /v1.41/exec/ab/start HTTP/1.1\r\n", ""),
+            ("", ""),
+        ] {
+            assert_eq!(of(request), kept, "{request}");
+        }
     }
 
     #[test]
