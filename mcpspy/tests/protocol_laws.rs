@@ -3,6 +3,7 @@
 
 use mcpspy::model::Message;
 use mcpspy::protocol::{
+    docker_stream::{self, Unwrap},
     jsonrpc::{self, Parsed},
     mcp::Facts,
     ndjson::{Decoder, HELD_BYTES, Line, TAIL},
@@ -276,4 +277,92 @@ fn what_is_json_is_what_serde_says() {
         agreed += usize::from(json);
     }
     assert!(agreed > 1000, "{agreed}");
+}
+
+/// What goes through the socket of a container engine, and through others.
+const ENGINE_PIECES: [&str; 17] = [
+    "GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n",
+    "POST /v1.41/containers/create HTTP/1.1\r\nContent-Length: 9\r\n\r\n{\"a\":1.2}",
+    "POST /containers/srv/attach?stdin=1&stream=1 HTTP/1.1\r\nUpgrade: tcp\r\n\r\n",
+    "POST /build HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    "POST /mcp HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+    "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK",
+    "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\n",
+    "HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\n",
+    "\u{1}\0\0\0\0\0\0\u{5}{\"a\":",
+    "\u{1}\0\0\0\0\0\0\u{3}1}\n",
+    "\u{2}\0\0\0\0\0\0\u{5}oops\n",
+    "\u{2}\0\0\0\0\u{10}\0\0",
+    "\u{1}\0\0",
+    "{\"jsonrpc\":\"2.0\",\"method\":\"x\"}\n",
+    "HTTP/1.",
+    "POST /",
+];
+
+#[test]
+fn how_an_engines_connection_is_cut_does_not_matter() {
+    let mut random = Random(8);
+    for _ in 0..5000 {
+        let mut bytes = Vec::new();
+        for _ in 0..random.below(8) {
+            bytes.extend(random.pick(&ENGINE_PIECES).bytes());
+        }
+        for _ in 0..random.below(3) {
+            if !bytes.is_empty() {
+                let place = random.below(bytes.len());
+                bytes[place] = *random.pick(b"\0\x01\x02\x03\r\n0f/: {H\xff");
+            }
+        }
+        let _request = docker_stream::request(&bytes);
+        let hole = (random.below(3) == 0).then(|| random.below(bytes.len() + 1));
+        let unwrap = |pieces: &mut dyn FnMut(&[u8]) -> Vec<usize>| {
+            let (mut unwrap, mut out) = (Unwrap::new(), Vec::new());
+            let (before, behind) = bytes.split_at(hole.unwrap_or(bytes.len()));
+            for part in [before, behind] {
+                let mut rest = part;
+                for length in pieces(part) {
+                    let (one, others) = rest.split_at(length);
+                    unwrap.push(one, &mut out);
+                    rest = others;
+                }
+                if hole.is_some() {
+                    unwrap.gap();
+                }
+            }
+            assert!(out.len() <= bytes.len());
+            (out, unwrap.request().cloned(), unwrap.upgraded(), unwrap.is_plain())
+        };
+        let whole = unwrap(&mut |part| vec![part.len()]);
+        assert_eq!(whole, unwrap(&mut |part| vec![1; part.len()]), "{}", shown(&bytes));
+        for longest in [3, 20] {
+            let cut = unwrap(&mut |part| {
+                splits(&mut random, part, longest).into_iter().map(<[u8]>::len).collect()
+            });
+            assert_eq!(whole, cut, "{}", shown(&bytes));
+        }
+    }
+}
+
+/// Whatever an engine puts around it, the line decoder behind it reads what the process wrote.
+#[test]
+fn frames_hide_no_message() {
+    let mut random = Random(9);
+    for _ in 0..500 {
+        let bytes = traffic(&mut random, &PIECES);
+        let mut framed = b"HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\n\r\n".to_vec();
+        for piece in splits(&mut random, &bytes, 40) {
+            for (kind, payload) in [(2, &b"noise {\n"[..]), (1, piece)] {
+                if kind == 1 || random.below(3) == 0 {
+                    framed.extend([kind, 0, 0, 0, 0, 0, 0, payload.len() as u8]);
+                    framed.extend(payload);
+                }
+            }
+        }
+        let (mut unwrap, mut out) = (Unwrap::new(), Vec::new());
+        for piece in splits(&mut random, &framed, 30) {
+            unwrap.push(piece, &mut out);
+        }
+        assert_eq!(out, bytes, "{}", shown(&framed));
+    }
 }

@@ -1,7 +1,8 @@
 //! From bytes to messages: one file, one protocol.
 //!
 //! [`ndjson`] cuts a stream of bytes into lines, [`jsonrpc`] reads a line as JSON-RPC 2.0, and
-//! [`mcp`] says what a message means. Nothing here does I/O or reads a clock, nothing fails: bytes
+//! [`mcp`] says what a message means. [`docker_stream`] stands in front of them where a container's
+//! standard input and output go through its engine. Nothing here does I/O or reads a clock, nothing fails: bytes
 //! that make no sense become a value that says so. Memory is bounded by the limit that the decoder
 //! is given.
 //!
@@ -18,6 +19,7 @@
 //! assert!(Facts::of(&messages[0]).target.is_some());
 //! ```
 
+pub mod docker_stream;
 mod fields;
 mod json;
 pub mod jsonrpc;
