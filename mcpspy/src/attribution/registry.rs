@@ -1,10 +1,14 @@
-//! The processes seen so far.
+//! The processes seen so far, and where they run.
 
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::model::{Exit, FdFact, ProcessFacts, ProcessId, ProcessInfo, Task, Timestamp};
+use super::Containers;
+use crate::model::{
+    ContainerId, ContainerInfo, Endpoint, Exit, FdFact, ProcessFacts, ProcessId, ProcessInfo,
+    Quality, Task, Timestamp,
+};
 
 /// Processes that are remembered. A host rarely runs more at once; a process costs about 1 KiB.
 const PROCESSES: usize = 16_384;
@@ -29,6 +33,11 @@ struct Process {
     on_stream: Option<Timestamp>,
     used: Timestamp,
     exited: Option<(Timestamp, Exit)>,
+    /// Cgroup v2 id, as the kernel's records say; 0 while there was none.
+    cgroup: u64,
+    /// What the path of its cgroup says, for where the id says nothing.
+    container: Option<ContainerId>,
+    relay: bool,
 }
 
 /// What is known of processes.
@@ -37,6 +46,8 @@ pub struct Registry {
     processes: FxHashMap<ProcessId, Process>,
     /// The living process with a number.
     by_pid: FxHashMap<u32, ProcessId>,
+    /// The containers that they run in.
+    pub containers: Containers,
     evicted: u64,
 }
 
@@ -53,10 +64,16 @@ impl Registry {
     fn task(&mut self, task: &Task, at: Timestamp) {
         if let Some(process) = self.processes.get_mut(&task.process) {
             process.used = at;
+            process.cgroup = task.cgroup;
+            process.relay = task.relay;
             return;
         }
         let parent = self.by_pid.get(&task.ppid).copied();
         self.insert(task.process, parent, at, new_info(task));
+        if let Some(process) = self.processes.get_mut(&task.process) {
+            process.cgroup = task.cgroup;
+            process.relay = task.relay;
+        }
     }
 
     /// The process replaced its program: what was read of it before no longer holds.
@@ -67,6 +84,7 @@ impl Registry {
             process.fds = None;
             process.read = false;
             process.since = at;
+            process.container = None;
         }
     }
 
@@ -76,6 +94,10 @@ impl Registry {
         let info = ProcessInfo { id: child, ppid: parent.process.pid, ..new_info(parent) };
         if !self.processes.contains_key(&child) {
             self.insert(child, Some(parent.process), at, info);
+            if let Some(process) = self.processes.get_mut(&child) {
+                process.cgroup = parent.cgroup;
+                process.relay = parent.relay;
+            }
         }
     }
 
@@ -108,6 +130,9 @@ impl Registry {
             // Read before the process replaced its program.
             return;
         }
+        if let Some(path) = &facts.cgroup {
+            process.container = self.containers.path(process.cgroup, path, facts.at);
+        }
         if info.exe.is_empty() && !process.info.exe.is_empty() {
             // It was going away while it was read: what is known already says more.
             return;
@@ -128,12 +153,49 @@ impl Registry {
         self.processes.get(&id).map(|process| &process.info)
     }
 
-    /// Until when it is worth waiting for the inventory to read this process; `None` when it was
-    /// read, ended, or is unknown.
+    /// Until when it is worth waiting for the inventory to read this process, or for an engine to
+    /// name its container; `None` when both did or cannot.
     pub fn facts_deadline(&self, id: ProcessId) -> Option<Timestamp> {
         let process = self.processes.get(&id)?;
-        let since = process.on_stream?.max(process.since);
-        (!process.read && process.exited.is_none()).then(|| since.plus(FACTS_WAIT))
+        let since = process.on_stream.map(|since| since.max(process.since));
+        let read = since
+            .filter(|_| !process.read && process.exited.is_none())
+            .map(|since| since.plus(FACTS_WAIT));
+        let named = self.container(id).and_then(|id| {
+            self.containers.name_deadline(id, process.on_stream.unwrap_or_default())
+        });
+        read.max(named)
+    }
+
+    /// The container that the process runs in.
+    pub fn container(&self, id: ProcessId) -> Option<&ContainerId> {
+        let process = self.processes.get(&id)?;
+        self.containers.of_cgroup(process.cgroup).or(process.container.as_ref())
+    }
+
+    /// Everything that events say of the container that the process runs in.
+    pub fn container_info(&self, id: ProcessId) -> Option<Arc<ContainerInfo>> {
+        self.containers.info(self.container(id)?)
+    }
+
+    /// Whether the process only hands bytes on; see [`Task::relay`].
+    pub fn is_relay(&self, id: ProcessId) -> bool {
+        self.processes.get(&id).is_some_and(|process| process.relay)
+    }
+
+    /// The living process with this number, or the one that had it last: what an engine says of a
+    /// process may come after its end.
+    pub fn by_pid(&self, pid: u32) -> Option<ProcessId> {
+        let living = self.by_pid.get(&pid).copied();
+        living.or_else(|| self.processes.keys().filter(|id| id.pid == pid).max().copied())
+    }
+
+    /// The end of a stream at which this process was seen.
+    pub fn endpoint(&self, id: Option<ProcessId>, quality: Quality) -> Endpoint {
+        let Some((id, info)) = id.and_then(|id| Some((id, self.info(id)?))) else {
+            return Endpoint::UNKNOWN;
+        };
+        Endpoint { process: Some(Arc::clone(info)), container: self.container_info(id), quality }
     }
 
     /// How the process ended, if it did.
@@ -198,6 +260,9 @@ impl Registry {
                 on_stream: None,
                 used: at,
                 exited: None,
+                cgroup: 0,
+                container: None,
+                relay: false,
             },
         );
     }
@@ -250,7 +315,15 @@ mod tests {
     }
 
     fn task(pid: u32, parent: u32) -> Task {
-        Task { process: id(pid), tid: pid, ppid: parent, uid: 0, cgroup: 1, comm: "sh".into() }
+        Task {
+            process: id(pid),
+            tid: pid,
+            ppid: parent,
+            uid: 0,
+            cgroup: 1,
+            comm: "sh".into(),
+            relay: false,
+        }
     }
 
     #[test]
@@ -282,6 +355,7 @@ mod tests {
             cmdline: "".into(),
             uid: None,
             fds: Some(Vec::new()),
+            cgroup: None,
             initial: false,
         };
         registry.facts(facts(50, "/bin/sh"));

@@ -118,6 +118,7 @@ mod tests {
             cmdline: "".into(),
             uid: None,
             fds: Some(fds.to_vec()),
+            cgroup: None,
             initial: false,
         });
     }
@@ -164,7 +165,15 @@ mod tests {
     #[test]
     fn a_writer_that_ended_listens_to_nobody() {
         let mut registry = Registry::default();
-        let cat = Task { process: id(1), tid: 1, ppid: 9, uid: 0, cgroup: 1, comm: "cat".into() };
+        let cat = Task {
+            process: id(1),
+            tid: 1,
+            ppid: 9,
+            uid: 0,
+            cgroup: 1,
+            comm: "cat".into(),
+            relay: false,
+        };
         registry.on_stream(&cat, Timestamp(1));
         let ask = |registry: &Registry| return_path(registry, STREAM, Some(id(1)), Some(id(2)));
         assert_eq!(ask(&registry), ReturnPath::Unknown);
