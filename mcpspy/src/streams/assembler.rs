@@ -148,7 +148,8 @@ impl<T> Assembler<T> {
             && offset > self.next
         {
             let hole = offset - self.next;
-            let left_out = skipped.saturating_sub(self.skipped[Copy::Writer as usize]).min(hole);
+            let known = self.skipped[0].max(self.skipped[1]);
+            let left_out = skipped.saturating_sub(known).min(hole);
             self.step_over(hole, left_out, out);
         }
     }

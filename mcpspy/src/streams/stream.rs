@@ -5,6 +5,9 @@
 //! same bytes, so for a stream seen from its birth they are pieces of one stream and whichever comes
 //! first is taken. A stream older than the monitor may have held bytes when both counts began: there
 //! the reader's copies wait, and count only where no writer appears.
+//!
+//! A writer whose bytes are not copied (a relay, or a process that a filter leaves out) is seen at its
+//! end and gives no bytes: there the reader's copies are all there is.
 
 use std::collections::VecDeque;
 
@@ -37,6 +40,8 @@ pub struct Stream<D> {
     /// Who wrote last, and when.
     writer: Option<ProcessId>,
     written: Timestamp,
+    /// The writer's bytes were copied.
+    copied: bool,
     /// From which position on who reads.
     readers: VecDeque<(u64, ProcessId)>,
     /// The kernel's entries, the writer's and the reader's.
@@ -56,6 +61,7 @@ impl<D> Stream<D> {
             assembler: Assembler::default(),
             writer: None,
             written: Timestamp(0),
+            copied: false,
             readers: VecDeque::new(),
             entries: [None; 2],
             waiting: VecDeque::new(),
@@ -117,6 +123,12 @@ impl<D> Stream<D> {
     /// Goes on where a forgotten stream stood.
     pub(super) fn resume(&mut self, offset: u64, skipped: u64) {
         self.assembler.restart(Copy::Writer, offset, skipped);
+    }
+
+    /// At which end the bytes were copied, so that this end's count shows a hole at the end.
+    pub fn counted_at(&self) -> Direction {
+        let muted = !self.copied && self.entries[Direction::Write as usize].is_some();
+        if muted { Direction::Read } else { Direction::Write }
     }
 
     /// The stream in the other direction, for a socket whose peer is known.
@@ -183,13 +195,16 @@ impl<D> Stream<D> {
         let chunk = Chunk { offset: data.offset, at, tag, bytes: data.bytes };
         if written {
             self.written = at;
+            self.copied = true;
         }
         if self.initial && written {
             self.repeated += std::mem::take(&mut self.waiting_bytes) as u64;
             self.waiting.clear();
         } else if self.initial {
-            if self.entries[Direction::Write as usize].is_some() {
+            if self.copied {
                 self.repeated += chunk.bytes.len() as u64;
+            } else if self.entries[Direction::Write as usize].is_some() {
+                self.assembler.push(copy, data.skipped, chunk, out);
             } else {
                 self.waiting_bytes += chunk.bytes.len();
                 self.waiting.push_back((data.skipped, chunk));
