@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::legs::{Kind, Leg};
 use super::pairing::Pending;
 use super::{ENDS_WAIT, Emit, REQUEST_WAIT, RETURN_WAIT, World};
 use crate::attribution::{ReturnPath, return_path};
 use crate::model::{
-    CloseCause, Endpoint, EventBody, Message, MessageEvent, MessageKind, Outcome, Peer, ProcessId,
-    Quality, RequestId, RequestRef, SessionChange, SessionEvent, SessionInfo, StreamId, Timestamp,
-    Transport,
+    CloseCause, Endpoint, EventBody, Finding, Message, MessageEvent, MessageKind, Outcome, Peer,
+    ProcessId, Quality, RequestId, RequestRef, SessionChange, SessionEvent, SessionInfo, Severity,
+    StreamId, Timestamp, Transport,
 };
 use crate::protocol::mcp::{Facts, Role};
 use crate::streams::Stream;
@@ -92,6 +93,8 @@ pub(super) struct Session {
     pub(super) armed: Option<Timestamp>,
     /// Last use, to forget the longest unused one.
     pub(super) used: Timestamp,
+    /// Its place on a path through relays.
+    pub(super) leg: Leg,
 }
 
 /// What a head of a queue needs.
@@ -105,15 +108,14 @@ enum Ready {
 
 impl Session {
     pub(super) fn new(id: u64, stream: StreamId, now: Timestamp) -> Self {
-        let unknown = || Endpoint { process: None, quality: Quality::Unknown };
         let info = SessionInfo {
             id,
             transport: Transport::Stdio(stream.carrier),
             revision: None,
             client: None,
             server: None,
-            client_end: unknown(),
-            server_end: unknown(),
+            client_end: Endpoint::UNKNOWN,
+            server_end: Endpoint::UNKNOWN,
         };
         let mut sides = [Side::default(), Side::default()];
         sides[0].stream = Some(stream);
@@ -127,6 +129,7 @@ impl Session {
             closing: None,
             armed: None,
             used: now,
+            leg: Leg::default(),
         }
     }
 
@@ -153,6 +156,7 @@ impl Session {
 
     /// Takes a message of side `side`.
     pub(super) fn push(&mut self, side: usize, held: Held) {
+        self.leg.note(side, &held);
         let side = &mut self.sides[side];
         let answered_hello =
             held.message.kind == MessageKind::Response && held.facts.server.is_some();
@@ -194,11 +198,15 @@ impl Session {
         emit: &mut Emit<'_>,
         flush: bool,
     ) -> Option<Timestamp> {
+        if self.leg.silent {
+            self.withhold(Counter::WithheldDuplicate, emit);
+            return None;
+        }
         let decided = match self.proof {
             Proof::Session => true,
             Proof::Recording | Proof::OneWay if world.oneway => true,
             Proof::Recording => {
-                self.withhold(emit);
+                self.withhold(Counter::WithheldOneway, emit);
                 return None;
             }
             Proof::Unknown | Proof::OneWay => flush || world.now >= self.since.plus(RETURN_WAIT),
@@ -207,12 +215,22 @@ impl Session {
             return (self.queued() > 0).then(|| self.since.plus(RETURN_WAIT));
         }
         if self.proof == Proof::OneWay && !world.oneway {
-            self.withhold(emit);
+            self.withhold(Counter::WithheldOneway, emit);
             return None;
         }
         // Nothing says that there is no way back: a server that never answered.
         if self.proof == Proof::Unknown {
             self.proof = Proof::Session;
+        }
+        if let Some(until) = self.leg_deadline(world) {
+            if world.now < until && !flush {
+                return Some(until);
+            }
+            self.leg.give_up();
+            if self.leg.silent {
+                self.withhold(Counter::WithheldDuplicate, emit);
+                return None;
+            }
         }
         loop {
             let order = |side: usize| self.sides[side].queue.front().map(|held| held.order);
@@ -251,6 +269,18 @@ impl Session {
         }
     }
 
+    /// Until when to wait for the other leg of the path.
+    fn leg_deadline<D>(&self, world: &World<'_, D>) -> Option<Timestamp> {
+        if self.opened || self.leg.is_bound() || self.queued() == 0 {
+            return None;
+        }
+        match self.leg.kind {
+            Kind::Whole => None,
+            Kind::Client => Some(self.wait_for_server(world)),
+            Kind::Server => self.leg.far.is_none().then(|| self.since.plus(ENDS_WAIT)),
+        }
+    }
+
     fn flush_side(&self, first: usize) -> usize {
         let waits = self.sides[first].queue.front().is_some_and(|held| {
             held.message.kind == MessageKind::Response
@@ -276,7 +306,7 @@ impl Session {
         if (from.is_none() || to.is_none()) && world.now < ends_until && !hopeless {
             return Some(Ready::Ends(ends_until));
         }
-        for process in [from, to].into_iter().flatten() {
+        for process in [from, to, self.leg.far].into_iter().flatten() {
             if let Some(until) = world.processes.facts_deadline(process)
                 && world.now < until
             {
@@ -320,15 +350,16 @@ impl Session {
         let Some(held) = self.sides[side].queue.pop_front() else { return };
         self.sides[side].queued_bytes -= held.message.raw.len();
         let (from, to) = self.ends(side, &held, world);
-        let end = |process: Option<ProcessId>| {
-            let process = process.and_then(|id| world.processes.info(id)).cloned();
-            let quality = if process.is_some() { Quality::Exact } else { Quality::Unknown };
-            Endpoint { process, quality }
-        };
-        let (from, to) = (end(from), end(to));
+        let end = |process| world.processes.endpoint(process, Quality::Exact);
+        let (mut from, mut to) = (end(from), end(to));
+        self.path_ends(side, &mut from, &mut to, world);
         let at = held.at;
         self.learn(side, &held.facts, &from, &to, at, emit);
-        if from.process.is_none() || to.process.is_none() {
+        if self.doubt(world) {
+            let finding = relay_name(&self.info, &from, &to);
+            emit.event(at, EventBody::Finding(Box::new(finding)));
+        }
+        if [&from, &to].into_iter().any(|end| end.quality == Quality::Unknown) {
             emit.counters.add(Counter::UnknownEnds, 1);
         }
         let message = held.message;
@@ -391,12 +422,17 @@ impl Session {
         let news = |known: &Option<Peer>, said: &Option<Peer>| said.is_some() && said != known;
         let process = |end: &Endpoint| end.process.as_ref().map(|process| process.id);
         let moved = |known: &Endpoint, seen: Option<&Endpoint>| {
-            seen.is_some_and(|seen| seen.process.is_some() && process(seen) != process(known))
+            seen.is_some_and(|seen| {
+                let better = *known == Endpoint::UNKNOWN && *seen != Endpoint::UNKNOWN;
+                better || (seen.process.is_some() && process(seen) != process(known))
+            })
         };
         // The inventory may have more to say of the same process: no news, but the better words.
         let described = |known: &Endpoint, seen: Option<&Endpoint>| {
             seen.is_some_and(|seen| match (&seen.process, &known.process) {
-                (Some(seen), Some(known)) => !Arc::ptr_eq(seen, known) && seen.id == known.id,
+                (Some(a), Some(b)) if a.id == b.id => {
+                    !Arc::ptr_eq(a, b) || seen.container != known.container
+                }
                 _ => false,
             })
         };
@@ -419,7 +455,7 @@ impl Session {
             for (known, seen) in
                 [(&mut info.client_end, client_end), (&mut info.server_end, server_end)]
             {
-                if let Some(seen) = seen.filter(|seen| seen.process.is_some()) {
+                if let Some(seen) = seen.filter(|seen| **seen != Endpoint::UNKNOWN) {
                     *known = seen.clone();
                 }
             }
@@ -428,6 +464,8 @@ impl Session {
         if !self.opened {
             self.opened = true;
             emit.counters.add(Counter::SessionsOpened, 1);
+            // Numbered when it is said: those that never are would leave gaps.
+            Arc::make_mut(&mut self.info).id = emit.counters.get(Counter::SessionsOpened);
             self.say(SessionChange::Opened, at, emit);
         } else if changed {
             self.say(SessionChange::Updated, at, emit);
@@ -496,12 +534,25 @@ impl Session {
         self.sides.iter().filter_map(|side| side.stream)
     }
 
-    fn withhold(&mut self, emit: &mut Emit<'_>) {
+    fn withhold(&mut self, reason: Counter, emit: &mut Emit<'_>) {
         for side in &mut self.sides {
-            emit.counters.add(Counter::WithheldOneway, side.queue.len() as u64);
+            emit.counters.add(reason, side.queue.len() as u64);
             side.queue.clear();
             side.queued_bytes = 0;
         }
+    }
+}
+
+fn relay_name(session: &Arc<SessionInfo>, from: &Endpoint, to: &Endpoint) -> Finding {
+    Finding {
+        rule: "relay-name",
+        severity: Severity::Warning,
+        detail: "an end has the name of a program that hands messages on (docker, podman ...), and \
+                 nobody was seen to whom: a container on another host, or a program that took the name"
+            .to_owned(),
+        session: Some(Arc::clone(session)),
+        from: from.clone(),
+        to: to.clone(),
     }
 }
 

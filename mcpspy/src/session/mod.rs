@@ -7,7 +7,9 @@
 //! tell of an answer before they tell of the question: a call is reported when it returns, and the
 //! call that wrote the question may return after the one that wrote the answer.
 
+mod asked;
 mod conversation;
+mod legs;
 mod pairing;
 mod table;
 
@@ -29,6 +31,14 @@ pub const ENDS_WAIT: u64 = 250_000_000;
 /// How long a response waits for its request, ns. The request's call returns within microseconds
 /// of the answer, or when its thread gets a CPU again.
 pub const REQUEST_WAIT: u64 = 500_000_000;
+
+/// How long the messages of a client's leg wait for the server's leg, ns: a container's server may
+/// still be starting, and what no server ever reads is shown within two seconds.
+pub const LEG_WAIT: u64 = 1_800_000_000;
+
+/// How long they wait for the server to be started, where an engine of this host was asked for it,
+/// ns: on a busy host `docker run` takes seconds.
+pub const START_WAIT: u64 = 10_000_000_000;
 
 /// How long a session stays after its end was seen, ns: calls that were under way may still return.
 pub const CLOSE_WAIT: u64 = 200_000_000;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::conversation::{Held, Proof, Session};
+use super::legs::Legs;
 use super::{CLOSE_WAIT, ENDS_WAIT, Emit, World};
 use crate::model::{
     CloseCause, Exit, Message, MessageKind, ProcessId, RequestId, SessionInfo, StreamId, Timestamp,
@@ -63,7 +64,9 @@ pub struct Decoded {
 /// All sessions.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    table: FxHashMap<u64, Session>,
+    pub(super) table: FxHashMap<u64, Session>,
+    /// The sessions that are one of two legs of a path.
+    pub(super) legs: Legs,
     by_stream: FxHashMap<StreamId, (u64, usize)>,
     /// Sessions that wait for facts: not proven, one-sided, or with messages held.
     unsettled: BTreeSet<u64>,
@@ -178,7 +181,7 @@ impl Sessions {
         }
     }
 
-    fn newest_unsettled(&self) -> Vec<u64> {
+    pub(super) fn newest_unsettled(&self) -> Vec<u64> {
         self.unsettled.iter().rev().take(LOOKED_AT).copied().collect()
     }
 
@@ -214,6 +217,7 @@ impl Sessions {
             self.arm(id, world.now.plus(CLOSE_WAIT));
         }
         self.process_changed(process, world, emit);
+        self.legs.forget_process(process);
     }
 
     /// Time passed.
@@ -385,10 +389,11 @@ impl Sessions {
             session.sides[1] = side;
             session.since = session.since.min(merged.since);
         }
+        self.merge_legs(keep, merge, merged.leg);
         self.look_again(keep, world, emit);
     }
 
-    fn look_again<D>(&mut self, id: u64, world: &World<'_, D>, emit: &mut Emit<'_>) {
+    pub(super) fn look_again<D>(&mut self, id: u64, world: &World<'_, D>, emit: &mut Emit<'_>) {
         if self.table.get(&id).is_some_and(Session::one_sided) {
             self.find_partners(id, world, emit);
         }
@@ -450,15 +455,28 @@ impl Sessions {
         if first || (side == 1 && session.proof != Proof::Session) {
             session.prove(world);
         }
-        if session.queued() > HELD_MESSAGES || session.queued_bytes() > HELD_BYTES {
+        let full = session.queued() > HELD_MESSAGES || session.queued_bytes() > HELD_BYTES;
+        self.pump(id, world, emit);
+        if full
+            && let Some(session) = self.table.get_mut(&id)
+            && (session.queued() > HELD_MESSAGES || session.queued_bytes() > HELD_BYTES)
+        {
             // Too much to wait with: what is known now decides.
             session.prove(world);
             session.pump(world, emit, true);
         }
-        self.pump(id, world, emit);
     }
 
-    fn pump<D>(&mut self, id: u64, world: &World<'_, D>, emit: &mut Emit<'_>) {
+    /// Says what can be said of a session, and of those that it was found to belong to.
+    pub(super) fn pump<D>(&mut self, id: u64, world: &World<'_, D>, emit: &mut Emit<'_>) {
+        let freed = self.trace(id, world);
+        for other in freed.into_iter().filter(|other| *other != id) {
+            self.pump_one(other, world, emit);
+        }
+        self.pump_one(id, world, emit);
+    }
+
+    fn pump_one<D>(&mut self, id: u64, world: &World<'_, D>, emit: &mut Emit<'_>) {
         let Some(session) = self.table.get_mut(&id) else { return };
         let again = session.pump(world, emit, false);
         let settled =
@@ -486,9 +504,13 @@ impl Sessions {
             // Its answers may still wait for somebody to be seen reading them.
             self.decide(0, world, emit);
         }
+        self.legs.hurry = true;
+        self.trace(id, world);
+        self.legs.hurry = false;
         let Some(mut session) = self.table.remove(&id) else { return };
         session.close(world, emit);
         self.unsettled.remove(&id);
+        self.legs.forget(id);
         for stream in session.streams() {
             self.by_stream.remove(&stream);
             let newest = world.streams.get(&stream).map(Stream::newest).unwrap_or_default();
