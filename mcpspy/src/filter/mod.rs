@@ -2,13 +2,17 @@
 //!
 //! Several values of one kind are alternatives, several kinds must all match, and any match of an
 //! exclusion drops the event. A response is judged by the method and the tool of its request.
-//! Session events and findings follow `pid`, `comm` and `server`; losses and status always pass.
+//! Session events and findings follow `pid`, `comm` and `server`. Losses and status always pass,
+//! except for losses of sessions with containers that are not wanted.
+
+mod containers;
 
 use std::fmt;
 use std::str::FromStr;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
+pub use self::containers::{ContainerFilter, ContainerRules, LabelRule};
 use crate::model::{Endpoint, Event, EventBody, MessageEvent, MessageKind, SessionInfo, Target};
 
 /// Shell patterns; matches when one of them does. Case does not matter.
@@ -42,6 +46,8 @@ pub struct Filter {
     pub include: Rules,
     /// None may match.
     pub exclude: Rules,
+    /// Containers at either end.
+    pub containers: ContainerFilter,
 }
 
 /// A pattern that cannot be read.
@@ -68,8 +74,19 @@ impl Filter {
                 session: finding.session.as_deref(),
                 message: None,
             },
-            EventBody::Lost(_) | EventBody::Status(_) => return true,
+            EventBody::Lost(lost) => {
+                return match &lost.session {
+                    Some(session) => self.containers.keeps(session_ends(session).chain(&lost.from)),
+                    None => true,
+                };
+            }
+            EventBody::Status(_) => return true,
         };
+        // A message's own ends may know more, or less, than its session does.
+        let ends = subject.ends.into_iter();
+        if !self.containers.keeps(ends.chain(subject.session.into_iter().flat_map(session_ends))) {
+            return false;
+        }
         let mut wanted = self.include.each(&subject).into_iter().flatten();
         let mut unwanted = self.exclude.each(&subject).into_iter().flatten();
         wanted.all(|matched| matched) && !unwanted.any(|matched| matched)
@@ -110,6 +127,10 @@ impl Rules {
             }),
         ]
     }
+}
+
+fn session_ends(session: &SessionInfo) -> impl Iterator<Item = &Endpoint> + Clone {
+    [&session.client_end, &session.server_end].into_iter()
 }
 
 fn server_names(session: &SessionInfo) -> impl Iterator<Item = &str> {
@@ -219,7 +240,7 @@ mod tests {
             })
         });
         let quality = if pid > 0 { Quality::Exact } else { Quality::Unknown };
-        Endpoint { process, quality }
+        Endpoint { process, container: None, quality }
     }
 
     fn session() -> Arc<SessionInfo> {
@@ -360,6 +381,44 @@ mod tests {
             ("method=tools/* exclude-type=response", "csfl"),
         ] {
             assert_eq!(passing(options), expected, "{options}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_kept_whole_by_the_container_at_one_end() {
+        let info = |name: &str| {
+            let id = crate::model::ContainerId(format!("{name:0<64}").into());
+            let mut info = crate::model::ContainerInfo::unnamed(id, "docker".into(), None);
+            info.name = Some(name.into());
+            Some(Arc::new(info))
+        };
+        let lost = |session| {
+            let (stage, reason) = (LostStage::Stream, "hole");
+            let (bytes, messages, since, from) = (None, None, None, None);
+            body(EventBody::Lost(Lost { stage, reason, bytes, messages, since, session, from }))
+        };
+        let mut in_container = SessionInfo::clone(&session());
+        in_container.server_end.container = info("srv");
+        let in_container = Arc::new(in_container);
+        let mut request = message(MessageKind::Request, Some("tools/list"), None);
+        if let EventBody::Message(message) = &mut request.body {
+            // The server's end is known to the session alone.
+            message.session = Arc::clone(&in_container);
+        }
+        let outside = message(MessageKind::Request, Some("tools/list"), None);
+        for (container, expected) in
+            [("srv", [true, false, true, false, true]), ("x", [false, false, false, false, true])]
+        {
+            let mut filter = Filter::default();
+            filter.containers.include.container.push(container.parse().expect("a pattern"));
+            let events = [
+                &request,
+                &outside,
+                &lost(Some(Arc::clone(&in_container))),
+                &lost(Some(session())),
+                &lost(None),
+            ];
+            assert_eq!(events.map(|event| filter.matches(event)), expected, "{container}");
         }
     }
 
