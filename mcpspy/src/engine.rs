@@ -15,21 +15,24 @@
 //! ```
 
 mod lines;
+mod muting;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 
 use crate::attribution::Registry;
+use crate::filter::ContainerFilter;
 use crate::model::{
-    Command, Data, Direction, Endpoint, Event, EventBody, Finding, Input, KernelCounters, Loss,
-    Lost, LostStage, ProcessId, Quality, Record, RecordBody, Severity, StreamId, StreamRef,
-    StreamTotal, Timestamp, Verdict,
+    Command, Data, Endpoint, Event, EventBody, Finding, Input, KernelCounters, Loss, Lost,
+    LostStage, ProcessId, Quality, Record, RecordBody, Severity, StreamId, StreamRef, StreamTotal,
+    Timestamp, Verdict,
 };
+use crate::protocol::docker_stream;
 use crate::session::{Decoded, Emit, Sessions, World};
 use crate::streams::{Limits, Piece, Stream, StreamPiece, Table};
 use crate::telemetry::{Counter, Counters};
 use lines::{Lines, Noise};
+use muting::Muting;
 
 /// Streams followed at once. A stream that was ruled out costs some 300 bytes.
 const STREAMS: usize = 16_384;
@@ -72,6 +75,7 @@ pub struct Engine {
     sessions: Sessions,
     counters: Counters,
     kernel: KernelCounters,
+    muting: Muting,
     /// Streams that have something to give up, by time. Entries may be outdated.
     due: BinaryHeap<Reverse<(Timestamp, StreamId)>>,
     /// Bytes that wait in unfinished lines.
@@ -92,11 +96,19 @@ impl Engine {
             sessions: Sessions::default(),
             counters: Counters::default(),
             kernel: KernelCounters::default(),
+            muting: Muting::default(),
             due: BinaryHeap::new(),
             buffered: 0,
             pieces: Vec::new(),
             decoded: Vec::new(),
         }
+    }
+
+    /// Has the source leave out what this filter does not let pass anyway.
+    #[must_use]
+    pub fn with_containers(mut self, filter: ContainerFilter) -> Self {
+        self.muting = Muting::new(filter);
+        self
     }
 
     /// Takes one input.
@@ -116,8 +128,22 @@ impl Engine {
                 }
                 let process = facts.id;
                 self.processes.facts(facts);
+                if let Some(id) = self.processes.container(process) {
+                    self.muting.look(id, &self.processes.containers, &mut out.commands);
+                }
                 let (sessions, world, mut emit) = self.split(out);
                 sessions.process_changed(process, &world, &mut emit);
+            }
+            Input::Engine(fact) => {
+                if let Some(id) = self.processes.containers.engine(fact) {
+                    if self.processes.containers.has_ended(&id) {
+                        self.muting.ended(&id, &mut out.commands);
+                    } else {
+                        self.muting.look(&id, &self.processes.containers, &mut out.commands);
+                    }
+                }
+                let (sessions, world, mut emit) = self.split(out);
+                sessions.engine_said(&world, &mut emit);
             }
             Input::Tick(_) => {}
         }
@@ -171,6 +197,21 @@ impl Engine {
         let Record { at, task, body } = record;
         let process = task.process;
         match body {
+            RecordBody::Data(data) if task.relay => {
+                // Of what relays say only a request to an engine is copied.
+                self.processes.on_stream(&task, at);
+                self.counters.add(Counter::DataRecords, 1);
+                // The source left all but its first line away.
+                self.counters.add(Counter::ReceivedBytes, data.call_len);
+                self.counters.add(Counter::IgnoredBytes, data.call_len);
+                if let Some(container) = docker_stream::prepares(&data.bytes) {
+                    self.sessions.prepares(process, container);
+                }
+                if let Some(request) = docker_stream::request(&data.bytes) {
+                    let (sessions, world, mut emit) = self.split(out);
+                    sessions.asked(process, None, request, &world, &mut emit);
+                }
+            }
             RecordBody::Data(data) => {
                 self.processes.on_stream(&task, at);
                 self.data(process, at, data, out);
@@ -190,6 +231,13 @@ impl Engine {
                 sessions.stream_ended(&id, &world);
             }
             RecordBody::Exec => self.processes.exec(&task, at),
+            RecordBody::Cgroup(fact) => {
+                let containers = &mut self.processes.containers;
+                containers.cgroup(&fact, at);
+                if let Some(id) = containers.of_cgroup(fact.id) {
+                    self.muting.look(id, containers, &mut out.commands);
+                }
+            }
             RecordBody::Fork(child) => self.processes.fork(&task, child, at),
             RecordBody::Exit(how) => {
                 self.processes.exit(&task, how, at);
@@ -213,7 +261,7 @@ impl Engine {
         }
         let limit = self.config.max_message;
         let known = self.streams.len();
-        self.streams.open(reference, at, earlier.as_ref(), || Lines::new(limit));
+        self.streams.open(reference, at, earlier.as_ref(), || Lines::new(id.carrier, limit));
         if self.streams.len() > known {
             self.counters.add(Counter::Streams, 1);
             self.evict(out);
@@ -266,6 +314,10 @@ impl Engine {
             }
         }
         self.buffered = self.buffered + stream.state.buffered() - before;
+        if let Some((request, process)) = stream.state.take_request().zip(stream.writer()) {
+            let (sessions, world, mut emit) = self.split(out);
+            sessions.asked(process, Some(id), request, &world, &mut emit);
+        }
         if gaps > 0 && self.sessions.knows(&id) {
             self.lost(id, "hole", gaps, out);
         }
@@ -341,11 +393,7 @@ impl Engine {
 
     fn ends(&self, id: &StreamId) -> (Endpoint, Endpoint) {
         let stream = self.streams.get(id);
-        let end = |process: Option<ProcessId>| {
-            let process = process.and_then(|id| self.processes.info(id)).map(Arc::clone);
-            let quality = if process.is_some() { Quality::Exact } else { Quality::Unknown };
-            Endpoint { process, quality }
-        };
+        let end = |process| self.processes.endpoint(process, Quality::Exact);
         (end(stream.and_then(Stream::writer)), end(stream.and_then(Stream::reader)))
     }
 
@@ -370,8 +418,8 @@ impl Engine {
 
     fn total(&mut self, total: &StreamTotal, out: &mut Out) {
         let id = total.stream.id();
-        let written = total.stream.direction == Direction::Write;
-        if written && self.streams.get(&id).is_some() && !self.streams.is_reused(&total.stream) {
+        let counted = self.streams.get(&id).map(Stream::counted_at);
+        if counted == Some(total.stream.direction) && !self.streams.is_reused(&total.stream) {
             self.finish_stream(id, Some((total.offset, total.skipped)), out);
         }
     }

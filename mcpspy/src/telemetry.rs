@@ -59,16 +59,8 @@ counters! {
     AssembledBytes = "assembled_bytes",
     /// Bytes that were there already: a reader's copy of what its writer gave, or the reverse.
     DuplicateBytes = "duplicate_bytes",
-    /// Bytes of streams that had been ruled out while their records were on the way.
+    /// Bytes of requests to container engines: read for what they ask for, and no stream of messages.
     IgnoredBytes = "ignored_bytes",
-    /// Bytes whose place in the stream had been given up as a hole before they came.
-    DroppedLateBytes = "dropped_late_bytes",
-    /// Bytes that waited for a hole before them to fill, and for which no room was left.
-    DroppedBufferBytes = "dropped_buffer_bytes",
-    /// Bytes of streams that were evicted: the table of streams was full.
-    DroppedEvictedBytes = "dropped_evicted_bytes",
-    /// Bytes that still waited for their place or their owner when the program ended.
-    DroppedAtExitBytes = "dropped_at_exit_bytes",
 
     /// Streams seen.
     Streams = "streams",
@@ -91,8 +83,6 @@ counters! {
     WithheldNotMcp = "withheld_not_mcp",
     /// Messages that were copies of messages reported elsewhere on their path.
     WithheldDuplicate = "withheld_duplicate",
-    /// Messages that waited for a decision when there was no more room to wait.
-    DroppedHeldMessages = "dropped_held_messages",
     /// Events of messages that the user's filters left out.
     FilteredMessages = "filtered_messages",
 
@@ -119,21 +109,9 @@ counters! {
 }
 
 impl Counter {
-    /// Reasons for which received bytes were dropped.
-    pub const DROPPED_BYTES: &'static [Self] = &[
-        Self::DroppedLateBytes,
-        Self::DroppedBufferBytes,
-        Self::DroppedEvictedBytes,
-        Self::DroppedAtExitBytes,
-    ];
-
     /// Reasons for which a decoded message did not become an event.
-    pub const NOT_EMITTED: &'static [Self] = &[
-        Self::WithheldOneway,
-        Self::WithheldNotMcp,
-        Self::WithheldDuplicate,
-        Self::DroppedHeldMessages,
-    ];
+    pub const NOT_EMITTED: &'static [Self] =
+        &[Self::WithheldOneway, Self::WithheldNotMcp, Self::WithheldDuplicate];
 }
 
 /// The counters of one thread.
@@ -250,12 +228,11 @@ pub fn bytes_balance(kernel: Option<&KernelCounters>, counters: &Counters) -> Ve
             parts: vec![("received", counters.get(Counter::ReceivedBytes))],
         });
     }
-    let mut parts = vec![
+    let parts = vec![
         ("assembled", counters.get(Counter::AssembledBytes)),
         ("duplicate", counters.get(Counter::DuplicateBytes)),
         ("ignored", counters.get(Counter::IgnoredBytes)),
     ];
-    parts.extend(Counter::DROPPED_BYTES.iter().map(|&c| (c.name(), counters.get(c))));
     balances.push(Balance {
         name: "received".to_owned(),
         total: counters.get(Counter::ReceivedBytes),
@@ -310,10 +287,10 @@ mod tests {
         let mut counters = Counters::default();
         counters.add(Counter::ReceivedBytes, 10);
         counters.add(Counter::AssembledBytes, 7);
-        counters.add(Counter::DroppedLateBytes, 2);
+        counters.add(Counter::IgnoredBytes, 2);
         let missing = &bytes_balance(None, &counters)[0];
         assert!(!missing.holds());
-        assert_eq!(missing.to_string(), "received 10 != assembled 7 + dropped_late_bytes 2");
+        assert_eq!(missing.to_string(), "received 10 != assembled 7 + ignored 2");
 
         counters.add(Counter::DuplicateBytes, 1);
         assert!(bytes_balance(None, &counters)[0].holds());

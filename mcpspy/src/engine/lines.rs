@@ -1,6 +1,7 @@
 //! What the engine keeps of a stream: its decoder, and what it saw that is not MCP.
 
-use crate::model::{Message, ProcessId, StreamId, Timestamp};
+use crate::model::{Carrier, Message, ProcessId, StreamId, Timestamp};
+use crate::protocol::docker_stream::{Request, Unwrap};
 use crate::protocol::jsonrpc::{self, Parsed};
 use crate::protocol::mcp::Facts;
 use crate::protocol::ndjson::{Decoder, Framing, Line};
@@ -27,6 +28,14 @@ pub(super) enum Noise {
 #[derive(Debug)]
 pub(super) struct Lines {
     decoder: Decoder,
+    /// Takes off what a container engine's connection puts around the lines; `None` where there is
+    /// no such thing.
+    unwrap: Option<Box<Unwrap>>,
+    /// Position in the stream of the next byte.
+    position: u64,
+    /// What the stream's client asked an engine for.
+    request: Option<Request>,
+    news: bool,
     messages: Vec<Message>,
     /// Bytes seen that are not MCP.
     other: u64,
@@ -43,9 +52,14 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(carrier: Carrier, limit: usize) -> Self {
+        let unwrap = (carrier == Carrier::Unix).then(|| Box::new(Unwrap::new()));
         Self {
             decoder: Decoder::new(limit),
+            unwrap,
+            position: 0,
+            request: None,
+            news: false,
             messages: Vec::new(),
             other: 0,
             ruled_out: false,
@@ -60,7 +74,7 @@ impl Lines {
     }
 
     pub(super) fn buffered(&self) -> usize {
-        self.decoder.buffered()
+        self.decoder.buffered() + self.unwrap.as_ref().map_or(0, |unwrap| unwrap.held())
     }
 
     /// Takes bytes. `known`: the stream is known to carry MCP.
@@ -71,16 +85,33 @@ impl Lines {
         known: bool,
         out: &mut Vec<(Decoded, bool)>,
     ) {
-        if chunk.offset != self.decoder.position() {
+        if chunk.offset != self.position {
             // Only where a stream is met in its middle.
-            let missing = chunk.offset.saturating_sub(self.decoder.position());
-            self.decoder.gap(Some(missing));
+            self.gap(chunk.offset.saturating_sub(self.position));
         }
+        // Not kept: there may be thousands of such streams.
+        let mut unwrapped = Vec::new();
+        let bytes = match &mut self.unwrap {
+            Some(unwrap) if !unwrap.is_plain() => {
+                unwrap.push(&chunk.bytes, &mut unwrapped);
+                if unwrap.request() != self.request.as_ref() {
+                    self.request = unwrap.request().cloned();
+                    self.news = self.request.is_some();
+                }
+                unwrapped.as_slice()
+            }
+            _ => &chunk.bytes,
+        };
+        // What was taken off lies before the lines, or between them.
+        let shift = self.position.saturating_sub(self.decoder.position());
+        self.position += chunk.bytes.len() as u64;
         let mut lines = Vec::new();
-        self.decoder.push(&chunk.bytes, &mut lines);
-        for line in &lines {
+        self.decoder.push(bytes, &mut lines);
+        for line in &mut lines {
+            line.start += shift;
             self.line(id, line, chunk.at, chunk.tag, known, out);
         }
+
         if !known && self.decoder.buffered() as u64 > RULE_OUT && self.decoder.is_text() {
             self.other += self.decoder.buffered() as u64;
             self.decoder.gap(None);
@@ -90,15 +121,31 @@ impl Lines {
     /// Bytes are missing.
     pub(super) fn skip(&mut self, bytes: u64) {
         self.broken += u64::from(self.decoder.buffered() > 0);
+        self.gap(bytes);
+    }
+
+    fn gap(&mut self, bytes: u64) {
+        self.position += bytes;
         self.decoder.gap(Some(bytes));
+        if let Some(unwrap) = &mut self.unwrap {
+            unwrap.gap();
+        }
+    }
+
+    /// What the stream's client asked a container engine for, once.
+    pub(super) fn take_request(&mut self) -> Option<Request> {
+        std::mem::take(&mut self.news).then(|| self.request.clone()).flatten()
     }
 
     /// Gives up the unfinished line. Returns the bytes freed.
     pub(super) fn give_up(&mut self) -> usize {
-        let before = self.decoder.buffered();
+        let before = self.buffered();
         self.broken += 1;
         self.decoder.gap(None);
-        before - self.decoder.buffered()
+        if let Some(unwrap) = &mut self.unwrap {
+            unwrap.gap();
+        }
+        before - self.buffered()
     }
 
     /// The stream ends: a last line without line end is a line.

@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mcpspy::engine::{Engine, EngineConfig, Out};
+use mcpspy::filter::ContainerFilter;
 use mcpspy::model::{
-    Carrier, Command, Data, Direction, EndpointFact, Event, EventBody, Exit, FdFact, FdKind, Input,
-    MessageEvent, ProcessFacts, ProcessId, Record, RecordBody, SessionEvent, StreamRef, Task,
-    Timestamp,
+    Carrier, CgroupFact, Command, ContainerId, ContainerInfo, Data, Direction, EndpointFact,
+    EngineFact, Event, EventBody, Exit, FdFact, FdKind, Input, MessageEvent, ProcessFacts,
+    ProcessId, Record, RecordBody, SessionEvent, StreamRef, Task, Timestamp,
 };
 use mcpspy::telemetry::{bytes_balance, messages_balance};
 
@@ -40,6 +41,10 @@ pub struct Script {
     written: HashMap<u64, u64>,
     read: HashMap<u64, u64>,
     last_ino: u64,
+    /// Processes that only hand bytes on, and what they are called.
+    relays: HashMap<u32, &'static str>,
+    /// Processes in containers: the cgroup's id.
+    cgroups: HashMap<u32, u64>,
 }
 
 impl Default for Script {
@@ -60,7 +65,15 @@ impl Script {
             written: HashMap::new(),
             read: HashMap::new(),
             last_ino: 100,
+            relays: HashMap::new(),
+            cgroups: HashMap::new(),
         }
+    }
+
+    /// A world of which only some containers are wanted.
+    pub fn filtered(filter: ContainerFilter) -> Self {
+        let engine = Engine::new(EngineConfig::default()).with_containers(filter);
+        Self { engine, ..Self::default() }
     }
 
     /// A new pipe.
@@ -100,11 +113,12 @@ impl Script {
             at: Timestamp(self.now),
             id: process(pid),
             parent: (parent > 0).then(|| process(parent)),
-            comm: name(pid),
+            comm: self.relays.get(&pid).map_or_else(|| name(pid), |name| Arc::from(*name)),
             exe: format!("/bin/{}", name(pid)).into(),
             cmdline: name(pid),
             uid: Some(1000),
             fds: Some(fds.to_vec()),
+            cgroup: None,
             initial,
         };
         self.give(Input::Process(facts));
@@ -164,8 +178,9 @@ impl Script {
             tid: pid,
             ppid: 1,
             uid: 1000,
-            cgroup: 1,
-            comm: name(pid),
+            cgroup: self.cgroups.get(&pid).copied().unwrap_or(1),
+            comm: self.relays.get(&pid).map_or_else(|| name(pid), |name| Arc::from(*name)),
+            relay: self.relays.contains_key(&pid),
         };
         self.give(Input::Record(Record { at: Timestamp(at), task, body }));
     }
@@ -174,6 +189,56 @@ impl Script {
         self.inputs.push(input.clone());
         self.engine.handle(input, &mut self.out);
         self.take();
+    }
+
+    /// The process only hands bytes on.
+    pub fn relay(&mut self, pid: u32, name: &'static str) {
+        self.relays.insert(pid, name);
+    }
+
+    /// A container starts: the kernel names its cgroup, and its first process runs a program in it.
+    pub fn container(&mut self, n: u64, init: u32) -> ContainerId {
+        let id = format!("{n:064x}");
+        self.cgroups.insert(init, 1000 + n);
+        let path = format!("system.slice/docker-{id}.scope").into();
+        self.record(init, RecordBody::Cgroup(CgroupFact { id: 1000 + n, path }));
+        self.record(init, RecordBody::Exec);
+        ContainerId(id.into())
+    }
+
+    /// A process runs in the n-th container.
+    pub fn inside(&mut self, n: u64, pid: u32) {
+        self.cgroups.insert(pid, 1000 + n);
+        self.record(pid, RecordBody::Exec);
+    }
+
+    /// The engine tells of a container.
+    pub fn told(&mut self, id: &ContainerId, name: &str, init: u32) {
+        let mut info = ContainerInfo::unnamed(id.clone(), "docker".into(), None);
+        info.name = Some(name.into());
+        let at = Timestamp(self.now);
+        let fact = EngineFact::Container { at, info: Arc::new(info), init: Some(init) };
+        self.give(Input::Engine(fact));
+    }
+
+    /// The engine answers.
+    pub fn engine_is_there(&mut self) {
+        let at = Timestamp(self.now);
+        let engine = "unix:///run/docker.sock".into();
+        self.give(Input::Engine(EngineFact::Connected { at, engine, containers: 0 }));
+    }
+
+    /// The engine tells of a process started in a container.
+    pub fn exec(&mut self, n: u64, container: &ContainerId, pid: u32) {
+        let at = Timestamp(self.now);
+        let (id, container) = (format!("{n:064x}").into(), container.clone());
+        self.give(Input::Engine(EngineFact::Exec { at, id, container, pid }));
+    }
+
+    /// A relay at the writing end: its bytes are not copied, they are counted all the same.
+    pub fn relays_to(&mut self, pid: u32, wire: Wire) {
+        let stream = reference(wire, Direction::Write);
+        self.record(pid, RecordBody::Endpoint(EndpointFact { stream, offset: 0 }));
     }
 
     /// Ends the run. Both ledgers must hold.
