@@ -5,15 +5,32 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::engine::{AskedEntry, ConnectedEntry, ContainerEntry, ContainerExecEntry, LostEntry};
 use crate::model::{
     Carrier, Direction, Exit, FdFact, FdKind, KernelCounters, ProcessFacts, ProcessId, StreamRef,
     Task, Timestamp,
 };
 
 /// The kinds of [`Entry`], as they stand in the file.
-pub(super) const KINDS: [&str; 12] = [
-    "task", "stream", "data", "seen", "end", "exec", "exit", "fork", "process", "counters",
-    "total", "tick",
+pub(super) const KINDS: [&str; 18] = [
+    "task",
+    "stream",
+    "data",
+    "seen",
+    "end",
+    "exec",
+    "exit",
+    "fork",
+    "cgroup",
+    "process",
+    "engine",
+    "engine_asked",
+    "engine_lost",
+    "container",
+    "container_exec",
+    "counters",
+    "total",
+    "tick",
 ];
 
 /// A line after the first.
@@ -37,8 +54,20 @@ pub(super) enum Entry<'a> {
     Exit(ExitEntry),
     /// `RecordBody::Fork`.
     Fork(ForkEntry),
+    /// `RecordBody::Cgroup`.
+    Cgroup(CgroupEntry<'a>),
     /// `Input::Process`.
     Process(Box<ProcessEntry<'a>>),
+    /// `EngineFact::Connected`.
+    Engine(ConnectedEntry<'a>),
+    /// `EngineFact::Asked`.
+    EngineAsked(AskedEntry<'a>),
+    /// `EngineFact::Lost`.
+    EngineLost(LostEntry<'a>),
+    /// `EngineFact::Container`.
+    Container(Box<ContainerEntry<'a>>),
+    /// `EngineFact::Exec`.
+    ContainerExec(ContainerExecEntry<'a>),
     /// `Loss::Counters`.
     Counters(CountersEntry),
     /// `Loss::Stream`.
@@ -58,6 +87,8 @@ pub(super) struct TaskEntry<'a> {
     pub cgroup: u64,
     #[serde(borrow)]
     pub comm: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relay: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -146,6 +177,15 @@ pub(super) struct ForkEntry {
 }
 
 #[derive(Serialize, Deserialize)]
+pub(super) struct CgroupEntry<'a> {
+    pub at: u64,
+    pub t: u32,
+    pub id: u64,
+    #[serde(borrow)]
+    pub path: Cow<'a, str>,
+}
+
+#[derive(Serialize, Deserialize)]
 pub(super) struct ProcessEntry<'a> {
     pub at: u64,
     pub pid: u32,
@@ -162,6 +202,8 @@ pub(super) struct ProcessEntry<'a> {
     pub uid: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fds: Option<Vec<FdEntry>>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub initial: bool,
 }
@@ -194,6 +236,9 @@ pub(super) struct CountersEntry {
     table_full: u64,
     compat_calls: u64,
     unseen_calls: u64,
+    muted_bytes: u64,
+    relays_full: u64,
+    muted_full: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -217,7 +262,7 @@ fn is_zero(number: &u64) -> bool {
 impl<'a> TaskEntry<'a> {
     pub(super) fn new(t: u32, task: &'a Task) -> Self {
         // Taken apart in full, here and below: a new field cannot be forgotten.
-        let Task { process: ProcessId { pid, start }, tid, ppid, uid, cgroup, comm } = task;
+        let Task { process: ProcessId { pid, start }, tid, ppid, uid, cgroup, comm, relay } = task;
         Self {
             t,
             pid: *pid,
@@ -227,6 +272,7 @@ impl<'a> TaskEntry<'a> {
             uid: *uid,
             cgroup: *cgroup,
             comm: Cow::Borrowed(comm),
+            relay: *relay,
         }
     }
 
@@ -238,6 +284,7 @@ impl<'a> TaskEntry<'a> {
             uid: self.uid,
             cgroup: self.cgroup,
             comm: Arc::from(self.comm),
+            relay: self.relay,
         }
     }
 }
@@ -300,7 +347,7 @@ impl ExitEntry {
 
 impl<'a> ProcessEntry<'a> {
     pub(super) fn new(facts: &'a ProcessFacts) -> Self {
-        let ProcessFacts { at, id, parent, comm, exe, cmdline, uid, fds, initial } = facts;
+        let ProcessFacts { at, id, parent, comm, exe, cmdline, uid, fds, cgroup, initial } = facts;
         let fd = |fact: &FdFact| {
             let FdFact { kind, dev, ino, readable, writable } = *fact;
             let kind = match kind {
@@ -319,6 +366,7 @@ impl<'a> ProcessEntry<'a> {
             cmdline: Cow::Borrowed(cmdline),
             uid: *uid,
             fds: fds.as_ref().map(|fds| fds.iter().map(fd).collect()),
+            cgroup: cgroup.as_deref().map(Cow::Borrowed),
             initial: *initial,
         }
     }
@@ -340,6 +388,7 @@ impl<'a> ProcessEntry<'a> {
             cmdline: Arc::from(self.cmdline),
             uid: self.uid,
             fds: self.fds.map(|fds| fds.into_iter().map(fd).collect()),
+            cgroup: self.cgroup.map(Arc::from),
             initial: self.initial,
         }
     }
@@ -377,4 +426,7 @@ counters!(
     table_full,
     compat_calls,
     unseen_calls,
+    muted_bytes,
+    relays_full,
+    muted_full,
 );

@@ -8,6 +8,7 @@
 //! The types in `format.rs` are the file's own: those of [`crate::model`] can change without a word
 //! about files.
 
+mod engine;
 mod format;
 mod reader;
 mod redact;
@@ -40,6 +41,9 @@ pub struct Header {
     pub arch: String,
     /// Name of the host.
     pub host: String,
+    /// The user gave that name.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub host_given: bool,
     /// Id of the run.
     pub run_id: String,
     /// Backend that captured.

@@ -2,7 +2,14 @@
 //! in a recording stay true.
 
 /// Names of headers, lower case, with their colon.
-const SECRET: [&[u8]; 3] = [b"authorization:", b"cookie:", b"proxy-authorization:"];
+const SECRET: [&[u8]; 5] = [
+    b"authorization:",
+    b"cookie:",
+    b"proxy-authorization:",
+    // What `docker pull` and `docker build` hand to the engine.
+    b"x-registry-auth:",
+    b"x-registry-config:",
+];
 
 /// Longest of [`SECRET`].
 const LONGEST: usize = 20;
@@ -104,9 +111,9 @@ mod tests {
 
     const REQUEST: &[u8] =
         b"POST /mcp HTTP/1.1\r\nHost: a\r\nauthorization: Bearer abc\r\n def\r\n\
-        X-Cookie: kept\r\nCOOKIE:a=b; c=d\nProxy-Authorization:\r\nAccept: */*\r\n\r\ncookie";
+        X-Cookie: kept\r\nCOOKIE:a=b; c=d\nX-Registry-Auth: eyJ9\r\nX-Registry-X: y\r\nProxy-Authorization:\r\nAccept: */*\r\n\r\ncookie";
     const MASKED: &[u8] = b"POST /mcp HTTP/1.1\r\nHost: a\r\nauthorization: ****** ***\r\n ***\r\n\
-        X-Cookie: kept\r\nCOOKIE:**** ***\nProxy-Authorization:\r\nAccept: */*\r\n\r\ncookie";
+        X-Cookie: kept\r\nCOOKIE:**** ***\nX-Registry-Auth: ****\r\nX-Registry-X: y\r\nProxy-Authorization:\r\nAccept: */*\r\n\r\ncookie";
 
     #[test]
     fn values_are_masked_at_equal_length_however_they_are_cut() {

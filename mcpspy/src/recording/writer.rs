@@ -14,13 +14,15 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::fs::OFlags;
 use serde::Serialize;
 
+use super::engine::{AskedEntry, ConnectedEntry, ContainerEntry, ContainerExecEntry, LostEntry};
 use super::format::{
-    CountersEntry, DataEntry, EndEntry, Entry, ExitEntry, ForkEntry, ProcessEntry, StreamEntry,
-    TaskEntry, TaskOnly, TickEntry, TotalEntry,
+    CgroupEntry, CountersEntry, DataEntry, EndEntry, Entry, ExitEntry, ForkEntry, ProcessEntry,
+    StreamEntry, TaskEntry, TaskOnly, TickEntry, TotalEntry,
 };
 use super::{FORMAT, Header, Redactor, SLOTS};
 use crate::model::{
-    Data, Input, Loss, ProcessId, Record, RecordBody, StreamRef, StreamTotal, Task,
+    CgroupFact, Data, EngineFact, Input, Loss, ProcessId, Record, RecordBody, StreamRef,
+    StreamTotal, Task,
 };
 
 /// Why a recording could not be begun.
@@ -54,7 +56,7 @@ pub struct Writer<W: Write = BufWriter<File>> {
 }
 
 /// Everything in a [`Task`].
-type TaskKey = (ProcessId, u32, u32, u32, u64, Arc<str>);
+type TaskKey = (ProcessId, u32, u32, u32, u64, Arc<str>, bool);
 
 impl Writer {
     /// Creates the file, or empties it, for its owner alone (mode 0600), and writes the header.
@@ -120,6 +122,7 @@ impl<W: Write> Writer<W> {
             Input::Process(facts) => {
                 self.entry(&Entry::Process(Box::new(ProcessEntry::new(facts))))
             }
+            Input::Engine(fact) => self.engine(fact),
             Input::Tick(at) => self.entry(&Entry::Tick(TickEntry { at: at.0 })),
         }
     }
@@ -147,7 +150,39 @@ impl<W: Write> Writer<W> {
             RecordBody::Fork(ProcessId { pid, start }) => {
                 self.entry(&Entry::Fork(ForkEntry { at, t, pid: *pid, start: *start }))
             }
+            RecordBody::Cgroup(CgroupFact { id, path }) => {
+                let path = Cow::Borrowed(&**path);
+                self.entry(&Entry::Cgroup(CgroupEntry { at, t, id: *id, path }))
+            }
         }
+    }
+
+    fn engine(&mut self, fact: &EngineFact) -> io::Result<()> {
+        let entry = match fact {
+            EngineFact::Connected { at, engine, containers } => Entry::Engine(ConnectedEntry {
+                at: at.0,
+                engine: Cow::Borrowed(engine),
+                containers: *containers,
+            }),
+            EngineFact::Asked { at, engine } => {
+                Entry::EngineAsked(AskedEntry { at: at.0, engine: Cow::Borrowed(engine) })
+            }
+            EngineFact::Lost { at, engine } => {
+                Entry::EngineLost(LostEntry { at: at.0, engine: Cow::Borrowed(engine) })
+            }
+            EngineFact::Container { at, info, init } => {
+                Entry::Container(Box::new(ContainerEntry::new(at.0, info, *init)))
+            }
+            EngineFact::Exec { at, id, container, pid } => {
+                Entry::ContainerExec(ContainerExecEntry {
+                    at: at.0,
+                    id: Cow::Borrowed(id),
+                    container: Cow::Borrowed(&container.0),
+                    pid: *pid,
+                })
+            }
+        };
+        self.entry(&entry)
     }
 
     fn data(&mut self, at: u64, t: u32, data: &Data) -> io::Result<()> {
@@ -180,8 +215,8 @@ impl<W: Write> Writer<W> {
 
     /// The number of a task; says what it stands for where that is new.
     fn task(&mut self, task: &Task) -> io::Result<u32> {
-        let Task { process, tid, ppid, uid, cgroup, comm } = task;
-        let key = (*process, *tid, *ppid, *uid, *cgroup, Arc::clone(comm));
+        let Task { process, tid, ppid, uid, cgroup, comm, relay } = task;
+        let key = (*process, *tid, *ppid, *uid, *cgroup, Arc::clone(comm), *relay);
         let (t, new) = self.tasks.get(&key);
         if new {
             self.entry(&Entry::Task(TaskEntry::new(t, task)))?;
