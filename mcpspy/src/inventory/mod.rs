@@ -9,8 +9,12 @@
 //! - once more shortly after either, because servers open and duplicate files just after they
 //!   started; that reading is pushed only when it says something new.
 //!
+//! Names of containers come from engines' APIs, on a thread of its own: see [`docker`].
+//!
 //! What was open before the monitor started is read by one scan: see [`before`].
 
+#[cfg(feature = "live")]
+pub mod docker;
 pub mod procfs;
 mod reader;
 
@@ -48,6 +52,8 @@ pub struct Inventory {
 pub struct Requests {
     queue: SyncSender<Request>,
     refused: Arc<AtomicU64>,
+    /// `/proc` does not show the processes that the kernel speaks of.
+    blind: bool,
 }
 
 impl Requests {
@@ -62,6 +68,9 @@ impl Requests {
     }
 
     fn leave(&self, request: Request) {
+        if self.blind {
+            return;
+        }
         if self.queue.try_send(request).is_err() {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
@@ -71,19 +80,23 @@ impl Requests {
 impl Inventory {
     /// Starts the thread.
     ///
-    /// `told` is what the engine got of [`before`]. `clock` is the boot clock. `push` hands inputs
+    /// `told` is what the engine got of [`before`]; `None` where `/proc` shows another pid namespace
+    /// than the host's, so that the kernel's numbers are those of other processes here: then nothing
+    /// is read, and processes are what the kernel says of them. `clock` is the boot clock. `push` hands inputs
     /// to the engine and may wait.
     pub fn start(
-        told: &[ProcessFacts],
+        told: Option<&[ProcessFacts]>,
         clock: fn() -> Timestamp,
         push: impl FnMut(Vec<Input>) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (queue, requests) = sync_channel(QUEUE);
-        let told: Vec<_> = told.iter().map(|facts| (facts.id, facts.at)).collect();
+        let blind = told.is_none();
+        let told: Vec<_> =
+            told.unwrap_or_default().iter().map(|facts| (facts.id, facts.at)).collect();
         let thread = std::thread::Builder::new()
             .name("inventory".to_owned())
             .spawn(move || run(&requests, told, clock, push))?;
-        Ok(Self { requests: Requests { queue, refused: Arc::default() }, thread })
+        Ok(Self { requests: Requests { queue, refused: Arc::default(), blind }, thread })
     }
 
     /// For whoever sees processes.
@@ -94,7 +107,7 @@ impl Inventory {
     /// Ends the thread and returns how many requests found the queue full. Other [`Requests`] must
     /// be gone.
     pub fn finish(self) -> u64 {
-        let Requests { queue, refused } = self.requests;
+        let Requests { queue, refused, .. } = self.requests;
         drop(queue);
         if self.thread.join().is_err() {
             tracing::error!("the inventory's thread panicked");

@@ -18,6 +18,8 @@ use crate::model::{FdFact, FdKind, ProcessFacts, ProcessId, Timestamp};
 const MAX_FDS: usize = 4096;
 /// Bytes of a command line that are kept.
 const MAX_CMDLINE: usize = 4096;
+/// Bytes of a cgroup's path that are kept: the last ones, which name the container.
+const MAX_CGROUP: usize = 512;
 /// A `stat` or `status` file is below 2 KiB; the limit only bounds the read.
 const MAX_FILE: usize = 16 * 1024;
 
@@ -54,6 +56,7 @@ fn read_in(proc: &Path, pid: u32, at: Timestamp, initial: bool) -> Option<Proces
         cmdline: cmdline(&read(&dir, "cmdline", MAX_CMDLINE).unwrap_or_default()),
         uid: read(&dir, "status", MAX_FILE).and_then(|status| effective_uid(&status)),
         fds: fds(&dir),
+        cgroup: read(&dir, "cgroup", MAX_FILE).and_then(|file| cgroup(&file)),
         initial,
     })
 }
@@ -108,6 +111,27 @@ fn cmdline(bytes: &[u8]) -> Arc<str> {
     let joined: Vec<u8> =
         bytes[..end].iter().map(|&byte| if byte == 0 { b' ' } else { byte }).collect();
     String::from_utf8_lossy(&joined).into()
+}
+
+/// One path of those in `/proc/PID/cgroup`: one with a container's id, else one that is not the
+/// root, else the root; among those of a kind that of the v2 hierarchy (`0::`), then that of
+/// systemd. `None` where there is none.
+fn cgroup(file: &[u8]) -> Option<Arc<str>> {
+    let paths = file.split(|&byte| byte == b'\n').filter_map(|line| {
+        let mut fields = line.splitn(3, |&byte| byte == b':');
+        let (_number, hierarchy, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let kind = if has_id(path) { 0 } else { 1 + u8::from(path == b"/") };
+        let place = [&b""[..], b"name=systemd", b"pids"].iter().position(|&h| h == hierarchy);
+        Some(((kind, place.unwrap_or(3)), path))
+    });
+    let (_, path) = paths.min_by_key(|&(rank, _)| rank)?;
+    let kept = path.get(path.len().saturating_sub(MAX_CGROUP)..).unwrap_or(path);
+    Some(String::from_utf8_lossy(kept).into())
+}
+
+/// Whether 64 hexadecimal digits stand in a row, as in the paths of nearly all container engines.
+fn has_id(path: &[u8]) -> bool {
+    path.split(|byte| !matches!(byte, b'0'..=b'9' | b'a'..=b'f')).any(|digits| digits.len() == 64)
 }
 
 fn exe(dir: &OwnedFd) -> Arc<str> {
@@ -207,6 +231,33 @@ mod tests {
     }
 
     #[test]
+    fn the_cgroup_is_the_one_that_names_a_container() {
+        let id = "0123456789abcdef".repeat(4);
+        for (file, expected) in [
+            ("0::/user.slice/session-3.scope\n", Some("/user.slice/session-3.scope")),
+            ("0::/\n", Some("/")),
+            ("0::/../..\n", Some("/../..")),
+            ("9:name=systemd:/\n4:memory:/x\n0::/\n", Some("/x")),
+            ("4:memory:/x\n8:pids:/y\n9:name=systemd:/z\n0::/\n", Some("/z")),
+            ("4:memory:/x\n8:pids:/y\n9:name=systemd:/\n0::/\n", Some("/y")),
+            ("9:name=systemd:/z\n0::/a:b\n", Some("/a:b")),
+            ("9:name=systemd:/docker/ID\n8:pids:/ID\n0::/y\n", Some("/docker/ID")),
+            ("9:cpu,cpuacct:/docker/ID\n0::/docker-ID.scope\n", Some("/docker-ID.scope")),
+            ("9:cpuset:/docker/ID\n0::/0ID\n", Some("/docker/ID")),
+            ("", None),
+            ("garbage\n:\n", None),
+        ] {
+            let [file, expected] = [Some(file), expected].map(|t| t.map(|t| t.replace("ID", &id)));
+            let found = cgroup(file.unwrap_or_default().as_bytes());
+            assert_eq!(found.as_deref(), expected.as_deref());
+        }
+        let long = format!("0::/{}\u{e9}/docker/{id}\n", "x/".repeat(1000));
+        let found = cgroup(long.as_bytes()).expect("a path");
+        assert!(found.len() <= MAX_CGROUP && found.ends_with(&id), "{found}");
+        assert_eq!(cgroup(b"0::/\xff\n").as_deref(), Some("/\u{fffd}"));
+    }
+
+    #[test]
     fn the_effective_uid_is_the_second() {
         assert_eq!(effective_uid(b"Name:\tx\nUid:\t1000\t0\t0\t0\n"), Some(0));
         assert_eq!(effective_uid(b"Name:\tUid:\n"), None);
@@ -221,6 +272,8 @@ mod tests {
         assert!(facts.exe.starts_with('/'), "{}", facts.exe);
         assert!(facts.cmdline.starts_with(&*std::env::args().next().expect("a name")));
         assert!(facts.parent.is_some());
+        let cgroup = std::fs::read_to_string("/proc/self/cgroup").expect("own cgroups");
+        assert_eq!(facts.cgroup.is_some(), cgroup.contains(':'));
 
         let stat = rustix::fs::fstat(&reader).expect("fstat");
         let dev = kernel_dev(rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));

@@ -187,6 +187,7 @@ mod tests {
             cmdline: "x".into(),
             uid: Some(0),
             fds: Some(pipes.iter().map(pipe).collect()),
+            cgroup: None,
             initial: false,
         }
     }
