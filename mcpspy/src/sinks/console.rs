@@ -21,6 +21,8 @@ pub struct ConsoleOptions {
     pub buffers: bool,
     /// How much of it.
     pub payload: Payload,
+    /// Longest line, its end included; `None`: no limit.
+    pub max_line: Option<usize>,
     /// Times in UTC, because the machine's zone is not known.
     pub utc: bool,
 }
@@ -55,7 +57,7 @@ impl Sink for Console {
             && self.options.buffers
             && self.options.payload != Payload::None
         {
-            push_raw(&mut self.text, &message.message.raw, self.options.payload.text_limit());
+            push_raw(&mut self.text, &message.message.raw, self.options);
         }
         self.lines.push(|out| out.extend_from_slice(self.text.as_bytes()));
         self.text.shrink_to(256 * 1024);
@@ -67,16 +69,30 @@ impl Sink for Console {
     }
 }
 
-fn push_raw(out: &mut String, raw: &str, limit: usize) {
-    let (shown, cut) = head(raw, limit);
-    out.push_str(RAW_PREFIX);
-    push_visible(out, shown);
-    if cut {
-        out.push_str("… ");
-        out.push_str(&(raw.len() - shown.len()).to_string());
-        out.push_str(" bytes more");
+fn push_raw(out: &mut String, raw: &str, options: ConsoleOptions) {
+    // A line of text without its raw JSON is short by itself: each of its columns has a limit.
+    let most = options.max_line.unwrap_or(usize::MAX);
+    let start = out.len();
+    let mut limit = options.payload.text_limit().min(most);
+    loop {
+        let (shown, cut) = head(raw, limit);
+        out.push_str(RAW_PREFIX);
+        push_visible(out, shown);
+        if cut {
+            out.push_str("… ");
+            out.push_str(&(raw.len() - shown.len()).to_string());
+            out.push_str(" bytes more");
+        }
+        out.push('\n');
+        let excess = (out.len() - start).saturating_sub(most.saturating_sub(1));
+        if excess == 0 || shown.is_empty() {
+            return;
+        }
+        // What is invisible gets longer by being shown: by how much is seen afterwards.
+        out.truncate(start);
+        let fits = shown.len().saturating_sub(excess).max(shown.len() * 3 / 4);
+        limit = fits.min(shown.len() - 1);
     }
-    out.push('\n');
 }
 
 #[cfg(test)]
@@ -85,7 +101,9 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::model::{CloseCause, Exit, Outcome, ProcessInfo, RequestId, SessionChange, Target};
+    use crate::model::{
+        CloseCause, Exit, Lost, LostStage, Outcome, ProcessInfo, RequestId, SessionChange, Target,
+    };
     use crate::sinks::samples;
     use crate::sinks::visible::is_invisible;
 
@@ -102,13 +120,19 @@ mod tests {
         }
     }
 
-    const PLAIN: ConsoleOptions =
-        ConsoleOptions { color: false, buffers: false, payload: Payload::STDOUT, utc: true };
+    const PLAIN: ConsoleOptions = ConsoleOptions {
+        color: false,
+        buffers: false,
+        payload: Payload::STDOUT,
+        max_line: None,
+        utc: true,
+    };
 
     fn show(options: ConsoleOptions, event: &Event) -> String {
         let run = RunInfo {
             run_id: "r".into(),
             host: "h".into(),
+            host_given: false,
             version: "0.1.0",
             wall_offset_ns: samples::BOOT,
         };
@@ -129,18 +153,19 @@ mod tests {
     #[test]
     fn a_line_of_each_kind() {
         let lines = [
-            "12:34:56.789Z - mcpspy → - STAT started version=0.1.0 backend=tp_btf",
+            "12:34:56.789Z mcpspy STAT started version=0.1.0 backend=tp_btf",
             "12:34:56.789Z stdio python[12345] → python[12346] SESS opened s12 revision=2025-06-18 client=mcp/0.1.0 server=weather/1.26.0",
             "12:34:56.789Z stdio python[12345] → python[12346] REQ  tools/call get_weather id=7",
+            "12:34:56.789Z stdio python[12345] → shop/inventory (node[31830]) REQ  tools/call get_weather id=7",
             "12:34:56.890Z stdio python[12346] → python[12345] RESP tools/call get_weather id=7 101ms 101B",
             "12:34:56.899Z stdio python[12346] → python[12345] ERR  tools/call get_weather id=7 101ms 98B code=-32602 \"Unknown city\"",
             "12:34:56.909Z stdio python[12346] → python[12345] TERR tools/call get_weather id=7 101ms 107B \"the service is down\"",
             "12:34:56.939Z stdio python[12346] → python[12345] NOTF notifications/message",
             "12:34:56.949Z stdio python[12346] → python[12345] FIND stdio-noise \"line on stdout that is not JSON: \\x1b[32mready\\x1b[0m\"",
-            "12:34:56.959Z stdio python[12346] → - LOST kernel ring_full messages=? bytes=4096 session=s12",
-            "12:34:57.209Z - - → - LOST sink queue_full messages=31701",
+            "12:34:56.959Z stdio python[12346] → python[12345] LOST kernel ring_full messages=? bytes=4096 session=s12",
+            "12:34:57.209Z mcpspy LOST sink queue_full messages=31701",
             "12:34:57.289Z stdio python[12345] → python[12346] SESS closed s12 cause=server-exited code=1 messages=42 pending=1",
-            "12:34:57.389Z - mcpspy → - STAT stopped records=61 ring_full=0 messages_decoded=42",
+            "12:34:57.389Z mcpspy STAT stopped records=61 ring_full=0 messages_decoded=42",
         ];
         let samples = samples::documented();
         assert_eq!(samples.len(), lines.len());
@@ -197,6 +222,42 @@ mod tests {
     }
 
     #[test]
+    fn containers_and_losses_say_where() {
+        let shown: Vec<_> = samples::unusual()
+            .iter()
+            .map(|event| show(PLAIN, event))
+            .filter(|line| line.contains(" REQ  ") && !line.contains("python[12345] → python["))
+            .map(|line| line.split_once(" REQ ").unwrap().0.replace("12:34:56.789Z stdio ", ""))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "docker client outside this host → shop/inventory (node[31830])",
+                "shop-inventory-1 (python[12345]) → shop/inventory#2 (python[12346])",
+                "9876543210fe/abcdef012345 → abcdef012345 (python[12346])",
+            ]
+        );
+        let session = samples::session_of(&samples::outside(), &samples::contained_server());
+        let lost = |session, from| {
+            let (stage, reason) = (LostStage::Stream, "hole");
+            let (bytes, messages, since) = (Some(7), None, None);
+            let lost = Lost { stage, reason, bytes, messages, since, session, from };
+            samples::at(1, 0, EventBody::Lost(lost))
+        };
+        let (server, what) = (samples::contained_server(), "LOST stream hole messages=? bytes=7");
+        let ends = "shop/inventory (node[31830]) → docker client outside this host";
+        check(
+            &lost(Some(Arc::clone(&session)), Some(server.clone())),
+            &format!("12:34:56.789Z stdio {ends} {what} session=s12"),
+        );
+        check(
+            &lost(None, Some(server)),
+            &format!("12:34:56.789Z - shop/inventory (node[31830]) → ? {what}"),
+        );
+        check(&lost(None, None), &format!("12:34:56.789Z mcpspy {what}"));
+    }
+
+    #[test]
     fn nothing_in_traffic_reaches_the_terminal_as_a_command() {
         let evil = "\x1b]0;pwned\x07\x1b[2J\u{9b}31m\u{202e}\r\nx";
         let mut event = samples::error();
@@ -227,6 +288,24 @@ mod tests {
         assert_eq!(show(options, &event).lines().nth(1), Some("  │ {\"jsonrpc\"… 98 bytes more"));
         let options = ConsoleOptions { buffers: true, payload: Payload::None, ..PLAIN };
         assert_eq!(show(options, &event).lines().count(), 1);
+    }
+
+    #[test]
+    fn no_line_is_longer_than_it_may_be() {
+        let call = |text: &str| {
+            let params = format!("{{\"a\":\"{}\"}}", text.repeat(5_000_000 / text.len()));
+            samples::wrap(1, 0, samples::call_with(&params))
+        };
+        let full = ConsoleOptions { buffers: true, payload: Payload::Full, ..PLAIN };
+        let docker = ConsoleOptions { max_line: Some(16 * 1024), ..full };
+        for event in [call("x"), call("\u{7f}"), call("天"), samples::hostile(3000)] {
+            let text = show(docker, &event);
+            let longest = text.split_inclusive('\n').map(str::len).max().unwrap();
+            assert!(longest < 16 * 1024, "{longest}");
+            assert!(longest > 11 * 1024, "{longest}");
+            assert!(text.ends_with(" bytes more\n"));
+        }
+        assert!(show(full, &samples::hostile(3000)).len() > 16 * 1024);
     }
 
     #[test]

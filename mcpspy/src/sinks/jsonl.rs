@@ -68,6 +68,20 @@ impl Jsonl {
             file: Some(target),
         })
     }
+
+    /// Shows these labels of containers.
+    #[must_use]
+    pub fn show_labels(mut self, labels: &[String]) -> Self {
+        self.encoder = self.encoder.show_labels(labels);
+        self
+    }
+
+    /// Keeps each line below this many bytes: see [`Encoder::max_line`].
+    #[must_use]
+    pub fn max_line(mut self, bytes: Option<usize>) -> Self {
+        self.encoder = self.encoder.max_line(bytes);
+        self
+    }
 }
 
 impl Sink for Jsonl {

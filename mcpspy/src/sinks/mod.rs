@@ -10,6 +10,8 @@
 pub mod console;
 pub mod jsonl;
 mod lines;
+mod path_pattern;
+pub mod per_container;
 pub mod queue;
 #[cfg(test)]
 mod samples;
@@ -21,6 +23,7 @@ pub mod visible;
 use std::io;
 
 pub use lines::stdout;
+pub use path_pattern::{PathPattern, PatternError};
 pub use queue::{DropReason, Limits, Queue, Report, Tally, WhenFull};
 
 use crate::model::Event;
@@ -32,6 +35,8 @@ pub struct RunInfo {
     pub run_id: String,
     /// Name of the host that is watched.
     pub host: String,
+    /// The user gave that name: then no engine knows better.
+    pub host_given: bool,
     /// Version of the program.
     pub version: &'static str,
     /// Wall clock minus boot clock, ns.
@@ -93,6 +98,12 @@ pub trait Sink: Send {
     /// Closes and opens again what it writes to (SIGHUP). Also tried after a failure.
     fn reopen(&mut self) -> Result<(), SinkError> {
         Ok(())
+    }
+
+    /// Numbers ([`Event::seq`]) of the events that it took since it was last asked and that do not
+    /// get out although it goes on: one of its several files failed. Asked after a flush.
+    fn take_lost(&mut self) -> Vec<u64> {
+        Vec::new()
     }
 }
 

@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::model::{
-    Anomaly, Carrier, CloseCause, Endpoint, Event, EventBody, Exit, Finding, KernelCounters, Lost,
-    LostStage, Message, MessageEvent, MessageKind, Outcome, Peer, ProcessId, ProcessInfo, Quality,
-    RequestId, RequestRef, SessionChange, SessionEvent, SessionInfo, Severity, Status, Target,
-    Timestamp, Transport,
+    Anomaly, Carrier, CloseCause, ContainerId, ContainerInfo, Endpoint, Event, EventBody, Exit,
+    Finding, KernelCounters, Lost, LostStage, Message, MessageEvent, MessageKind, Outcome, Peer,
+    ProcessId, ProcessInfo, Quality, RequestId, RequestRef, SessionChange, SessionEvent,
+    SessionInfo, Severity, Status, Target, Timestamp, Transport,
 };
 
 /// Wall clock minus boot clock of the samples: boot was at 2026-03-01T00:00:00Z.
@@ -28,12 +28,13 @@ pub(crate) fn process(pid: u32, comm: &str, exe: &str, cmdline: &str) -> Endpoin
             ppid: 12_300,
             uid: Some(1000),
         })),
+        container: None,
         quality: Quality::Exact,
     }
 }
 
 pub(crate) fn unknown() -> Endpoint {
-    Endpoint { process: None, quality: Quality::Unknown }
+    Endpoint::UNKNOWN
 }
 
 pub(crate) fn client() -> Endpoint {
@@ -42,6 +43,71 @@ pub(crate) fn client() -> Endpoint {
 
 pub(crate) fn server() -> Endpoint {
     process(12_346, "python", "/usr/bin/python3.12", "python weather.py --port 0")
+}
+
+/// Names of the labels that the samples show.
+pub(crate) const LABELS: [&str; 2] = ["com.example.team", "mcpspy.enable"];
+
+/// The container of a Compose service.
+pub(crate) fn container() -> Arc<ContainerInfo> {
+    let id = "4f1c2a9be07d5c3381f0a6b9d2e4c7580a1b2c3d4e5f60718293a4b5c6d7e8f9";
+    let mut labels = [
+        ("com.docker.compose.container-number", "1"),
+        ("com.docker.compose.project", "shop"),
+        ("com.docker.compose.service", "inventory"),
+        ("com.example.team", "stock"),
+    ]
+    .map(|(name, value)| (name.into(), value.into()));
+    labels.sort();
+    Arc::new(ContainerInfo {
+        name: Some("shop-inventory-1".into()),
+        image: Some("shop/inventory:1.2".into()),
+        image_digest: Some(format!("sha256:{}", "0f".repeat(32)).into()),
+        project: Some("shop".into()),
+        service: Some("inventory".into()),
+        labels: labels.into(),
+        host: Some("workstation".into()),
+        ..ContainerInfo::unnamed(ContainerId(id.into()), "docker".into(), None)
+    })
+}
+
+/// A container in a container, of which only the ids are known.
+pub(crate) fn nested() -> Arc<ContainerInfo> {
+    let inner = ContainerId("abcdef0123456789".repeat(4).into());
+    let outer = Some(ContainerId("9876543210fedcba".repeat(4).into()));
+    Arc::new(ContainerInfo::unnamed(inner, "docker".into(), outer))
+}
+
+/// A server that runs in a container, behind `docker exec -i`.
+pub(crate) fn contained_server() -> Endpoint {
+    let mut end = process(31_830, "node", "/usr/local/bin/node", "node inventory.js");
+    end.container = Some(container());
+    end
+}
+
+/// Its client, seen at the other leg of the path.
+pub(crate) fn path_client() -> Endpoint {
+    Endpoint { quality: Quality::Path, ..client() }
+}
+
+/// A client beyond the engine's socket.
+pub(crate) fn outside() -> Endpoint {
+    Endpoint { quality: Quality::Outside, ..Endpoint::UNKNOWN }
+}
+
+/// A session between these ends.
+pub(crate) fn session_of(client_end: &Endpoint, server_end: &Endpoint) -> Arc<SessionInfo> {
+    Arc::new(SessionInfo {
+        client_end: client_end.clone(),
+        server_end: server_end.clone(),
+        ..Arc::unwrap_or_clone(session())
+    })
+}
+
+/// A request between these ends.
+pub(crate) fn call_between(client_end: Endpoint, server_end: Endpoint) -> MessageEvent {
+    let session = session_of(&client_end, &server_end);
+    MessageEvent { session, from: client_end, to: server_end, ..call() }
 }
 
 pub(crate) fn session() -> Arc<SessionInfo> {
@@ -231,6 +297,7 @@ pub(crate) fn documented() -> Vec<(&'static str, Event)> {
         ("status-started", at(1, 0, started)),
         ("session-opened", at(2, 0, session_event(SessionChange::Opened, 0, 0))),
         ("request", wrap(3, 0, call())),
+        ("request-container", wrap(3, 0, call_between(path_client(), contained_server()))),
         ("response", wrap(4, 101, result())),
         ("error", wrap(5, 110, error())),
         ("tool-error", wrap(6, 120, tool_error())),
@@ -240,6 +307,53 @@ pub(crate) fn documented() -> Vec<(&'static str, Event)> {
         ("lost-sink", at(10, 420, lost_in_queue())),
         ("session-closed", at(31_711, 500, session_event(exited, 42, 1))),
         ("status-stopped", at(31_712, 600, stopped)),
+    ]
+}
+
+fn batched() -> MessageEvent {
+    let mut batched = notification();
+    batched.message.batch = Some((0, 3));
+    batched.message.anomalies = vec![
+        Anomaly::DuplicateKey,
+        Anomaly::ResultAndError,
+        Anomaly::InvalidUtf8,
+        Anomaly::NullId,
+        Anomaly::Batch,
+        Anomaly::ParamsType,
+    ];
+    batched
+}
+
+fn truncated() -> MessageEvent {
+    let mut truncated = call_with(r#"{"name":"get_weather","arguments":{"city":"Ber"#);
+    truncated.message.truncated = true;
+    truncated.message.size = 20_000_000;
+    truncated
+}
+
+/// Ends with containers of every kind.
+fn ends() -> Vec<(Endpoint, Endpoint)> {
+    let within = |container: Option<Arc<ContainerInfo>>, mut end: Endpoint| {
+        end.container = container;
+        end
+    };
+    let mut second = Arc::unwrap_or_clone(container());
+    let number = "com.docker.compose.container-number";
+    second.labels = second
+        .labels
+        .iter()
+        .map(|(name, value)| {
+            (name.clone(), if &**name == number { "2".into() } else { value.clone() })
+        })
+        .collect();
+    let mut single = Arc::unwrap_or_clone(container());
+    (single.project, single.service, single.image, single.image_digest) = (None, None, None, None);
+    let mut bare = Arc::unwrap_or_clone(nested());
+    (bare.outer, bare.runtime) = (None, "".into());
+    vec![
+        (outside(), contained_server()),
+        (within(Some(Arc::new(single)), client()), within(Some(Arc::new(second)), server())),
+        (within(Some(nested()), unknown()), within(Some(Arc::new(bare)), server())),
     ]
 }
 
@@ -299,21 +413,10 @@ pub(crate) fn unusual() -> Vec<Event> {
     for result in ["null", "[]", "\"text\"", r#"{"a":1,"a":2}"#] {
         bodies.push(answer("result", result, Outcome::Ok));
     }
-    let mut batched = notification();
-    batched.message.batch = Some((0, 3));
-    batched.message.anomalies = vec![
-        Anomaly::DuplicateKey,
-        Anomaly::ResultAndError,
-        Anomaly::InvalidUtf8,
-        Anomaly::NullId,
-        Anomaly::Batch,
-        Anomaly::ParamsType,
-    ];
-    bodies.push(batched);
-    let mut truncated = call_with(r#"{"name":"get_weather","arguments":{"city":"Ber"#);
-    truncated.message.truncated = true;
-    truncated.message.size = 20_000_000;
-    bodies.push(truncated);
+    bodies.extend([batched(), truncated()]);
+    for (from, to) in ends() {
+        bodies.push(call_between(from, to));
+    }
 
     let mut events: Vec<Event> = bodies.into_iter().map(|event| wrap(1, 0, event)).collect();
     for change in [
@@ -359,7 +462,20 @@ pub(crate) fn hostile(size: usize) -> Event {
         &format!(r#"{{"code":1,"message":"{text}","data":"{text}"}}"#),
         Outcome::Error(Some(1)),
     );
-    let end = || process(u32::MAX, &text, &text, &text);
+    let end = || {
+        let mut end = process(u32::MAX, &text, &text, &text);
+        let text = || Arc::from(text.as_str());
+        end.container = Some(Arc::new(ContainerInfo {
+            name: Some(text()),
+            image: Some(text()),
+            image_digest: Some(text()),
+            project: Some(text()),
+            service: Some(text()),
+            labels: LABELS.map(|name| (name.into(), text())).into(),
+            ..Arc::unwrap_or_clone(nested())
+        }));
+        end
+    };
     (event.from, event.to) = (end(), end());
     event.message.id = Some(RequestId::String(text.as_str().into()));
     event.target = Some(Target::Resource(text.as_str().into()));

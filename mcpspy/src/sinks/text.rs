@@ -9,13 +9,15 @@ use super::RunInfo;
 use super::time::WallClock;
 use super::visible::{push_quoted, push_word};
 use crate::model::{
-    Anomaly, CloseCause, Endpoint, Event, EventBody, Exit, Finding, Lost, LostStage, Message,
-    MessageEvent, MessageKind, Outcome, Peer, Quality, RequestId, SessionChange, SessionEvent,
-    SessionInfo, Severity, Status, Target, Transport,
+    Anomaly, CloseCause, ContainerInfo, Endpoint, Event, EventBody, Exit, Finding, Lost, LostStage,
+    Message, MessageEvent, MessageKind, Outcome, Peer, Quality, RequestId, SessionChange,
+    SessionEvent, SessionInfo, Severity, Status, Target, Transport,
 };
 
 /// Longest name of a process: the kernel's are 15 bytes, those of other sources may be anything.
 const COMM: usize = 32;
+/// Longest name of a container, project and service together.
+const CONTAINER: usize = 96;
 /// Longest method, id, and name or version of a peer.
 const NAME: usize = 64;
 /// Longest target: URIs are longer than names.
@@ -152,8 +154,25 @@ impl Line<'_> {
         }
     }
 
+    /// `node[830]`, in a container `shop/inventory (node[830])`.
     fn endpoint(&mut self, end: &Endpoint) {
         self.out.push(' ');
+        match (&end.container, &end.process) {
+            (Some(container), Some(_)) => {
+                push_word(self.out, &container_label(container), CONTAINER);
+                self.out.push_str(" (");
+                self.process(end);
+                self.out.push(')');
+            }
+            (Some(container), None) => push_word(self.out, &container_label(container), CONTAINER),
+            (None, None) if end.quality == Quality::Outside => {
+                self.out.push_str("docker client outside this host");
+            }
+            (None, _) => self.process(end),
+        }
+    }
+
+    fn process(&mut self, end: &Endpoint) {
         match &end.process {
             Some(process) => {
                 push_word(self.out, &process.comm, COMM);
@@ -320,15 +339,22 @@ impl Line<'_> {
     }
 
     fn lost(&mut self, lost: &Lost) {
-        match &lost.session {
-            Some(session) => self.transport(session.transport),
-            None => self.column("-"),
+        match (&lost.session, &lost.from) {
+            (Some(session), from) => {
+                self.transport(session.transport);
+                let (client, server) = (&session.client_end, &session.server_end);
+                match from {
+                    Some(from) if same(from, server) => self.ends(from, client),
+                    Some(from) => self.ends(from, server),
+                    None => self.ends(client, server),
+                }
+            }
+            (None, Some(from)) => {
+                self.column("-");
+                self.ends(from, &Endpoint::UNKNOWN);
+            }
+            (None, None) => self.column("mcpspy"),
         }
-        match &lost.from {
-            Some(from) => self.endpoint(from),
-            None => self.column("-"),
-        }
-        self.column("→ -");
         self.coloured(Colour::Red, "LOST");
         self.column(match lost.stage {
             LostStage::Kernel => "kernel",
@@ -352,7 +378,7 @@ impl Line<'_> {
     }
 
     fn status(&mut self, status: &Status, version: &str) {
-        self.column("- mcpspy → -");
+        self.column("mcpspy");
         self.coloured(Colour::Magenta, "STAT");
         match status {
             Status::Started { backend } => {
@@ -371,6 +397,41 @@ impl Line<'_> {
             }
         }
     }
+}
+
+/// Whether both are the same end of a stream, as far as that can be seen.
+fn same(a: &Endpoint, b: &Endpoint) -> bool {
+    let process = |end: &Endpoint| end.process.as_ref().map(|process| process.id);
+    process(a) == process(b)
+}
+
+/// What people call a container: `project/service` of Compose, with `#N` from the second one of a
+/// service on; else its name, else the short id. What runs in a container of another container
+/// stands behind that one's name or short id.
+fn container_label(container: &ContainerInfo) -> String {
+    let mut label = String::new();
+    // No engine gives a name with a slash: such a one begins with the outer container's already.
+    let names_outer = container.name.as_ref().is_some_and(|name| name.contains('/'));
+    if let Some(outer) = container.outer.as_ref().filter(|_| !names_outer) {
+        label.push_str(outer.short());
+        label.push('/');
+    }
+    match (&container.project, &container.service, &container.name) {
+        (Some(project), Some(service), _) => {
+            label.push_str(project);
+            label.push('/');
+            label.push_str(service);
+            let number = container.label("com.docker.compose.container-number");
+            if let Some(number) =
+                number.and_then(|text| text.parse::<u32>().ok()).filter(|&n| n > 1)
+            {
+                let _infallible = write!(label, "#{number}");
+            }
+        }
+        (_, _, Some(name)) => label.push_str(name),
+        (_, _, None) => label.push_str(container.id.short()),
+    }
+    label
 }
 
 /// What the peer said about the error: of a tool's error, the first text of its result.

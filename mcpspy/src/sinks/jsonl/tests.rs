@@ -13,6 +13,7 @@ fn run() -> RunInfo {
     RunInfo {
         run_id: "r".into(),
         host: "h".into(),
+        host_given: false,
         version: "0.1.0",
         wall_offset_ns: samples::BOOT,
     }

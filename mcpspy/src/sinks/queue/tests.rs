@@ -4,7 +4,8 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Instant;
 
 use super::*;
-use crate::sinks::{SinkError, samples};
+use crate::sinks::jsonl::Jsonl;
+use crate::sinks::{Payload, RunInfo, SinkError, samples};
 
 /// The event that makes a [`Fake`] panic.
 const PANIC: u64 = 1_000_000_000;
@@ -203,6 +204,57 @@ fn a_flood_is_not_answered_by_a_flood_of_lost_events() {
     let most = report.delivered.messages / 50 + 2;
     assert!(lost.len() as u64 <= most, "{} lost events, at most {most} wanted", lost.len());
     assert!(world.seqs().is_sorted(), "lost events stand where the messages are missing");
+}
+
+#[test]
+fn a_pipe_that_stands_still_gets_the_exact_number_of_what_is_missing() {
+    let (mut reader, writer) = io::pipe().unwrap();
+    let run = RunInfo {
+        run_id: "r".into(),
+        host: "h".into(),
+        host_given: false,
+        version: "0.1.0",
+        wall_offset_ns: samples::BOOT,
+    };
+    let sink = Jsonl::to("stdout", Box::new(writer), &run, Payload::Full);
+    let limits = Limits { events: 1000, bytes: 32 << 20 };
+    let queue =
+        Queue::spawn("stdout", Box::new(sink), WhenFull::DropNewest, limits, || {}).unwrap();
+    // Nobody reads: the sender must not wait, and what does not fit is dropped.
+    for seq in 1..=20_000 {
+        queue.send(message(seq));
+    }
+    assert!(queue.report().dropped_total().messages > 15_000);
+    let reader = thread::spawn(move || {
+        let mut text = String::new();
+        io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        text
+    });
+    // It moves again. Once there is room, what comes is delivered behind the word of what is not.
+    let start = Instant::now();
+    while queue.report().delivered.messages < 1000 && start.elapsed() < Duration::from_secs(10) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    queue.send(message(20_001));
+    let report = queue.finish(Duration::from_secs(20));
+    drop(queue);
+    let text = reader.join().unwrap();
+    let (mut messages, mut missing, mut last) = (0, 0, 0);
+    for line in text.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let seq = line["seq"].as_u64().unwrap();
+        assert!(seq > last, "in order");
+        last = seq;
+        if line["kind"] == "lost" {
+            assert_eq!(line["reason"], "queue_full");
+            missing += line["messages"].as_u64().unwrap();
+        } else {
+            messages += 1;
+        }
+    }
+    assert_eq!(messages, report.delivered.messages);
+    assert_eq!(missing, dropped(&report, DropReason::QueueFull).messages);
+    assert_eq!((messages + missing, last), (20_001, 20_001));
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashSet;
+
 use super::{DropReason, Gap, Item, Kind, Phase, Shared, Stub, Tally};
 use crate::model::Event;
 use crate::sinks::{Sink, SinkError};
@@ -133,9 +135,30 @@ impl Worker {
             return;
         }
         match self.sink.flush() {
-            Ok(()) => self.deliver(self.unflushed.len()),
+            Ok(()) => {
+                self.give_up_some();
+                self.deliver(self.unflushed.len());
+            }
             Err(error) => self.fail(&error),
         }
+    }
+
+    /// Counts what the sink could not deliver although it goes on.
+    fn give_up_some(&mut self) {
+        let lost = self.sink.take_lost();
+        if lost.is_empty() {
+            return;
+        }
+        let lost: FxHashSet<u64> = lost.into_iter().collect();
+        let mut state = self.shared.lock();
+        let counted = state.phase != Phase::Done;
+        self.unflushed.retain(|stub| {
+            let is_lost = stub.kind != Kind::Own && lost.contains(&stub.seq);
+            if is_lost && counted {
+                state.drop_event(DropReason::WriteFailed, *stub);
+            }
+            !is_lost
+        });
     }
 
     fn reopen(&mut self) {

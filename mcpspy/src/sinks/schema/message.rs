@@ -1,7 +1,7 @@
 //! `kind: message`.
 
 use super::json::{self, Shape};
-use super::{Line, first_key, key};
+use super::{Line, Omit, first_key, key};
 use crate::model::{Anomaly, Endpoint, MessageEvent, MessageKind, Outcome, RequestRef};
 
 impl Line<'_> {
@@ -24,14 +24,23 @@ impl Line<'_> {
             self.name(method);
         }
         let part = |part: &Option<_>| part.as_ref().map(|part| message.text(part));
+        let omit = self.limits.omit;
         if let Some(params) = part(&message.params) {
-            self.params(params, message.truncated);
+            if omit >= Omit::Parts {
+                key!(self, "params");
+                self.out.extend_from_slice(b"null");
+            } else {
+                self.params(params, message.truncated);
+            }
         }
-        if let Some(result) = part(&message.result)
-            && self.fits(result, message.truncated)
-        {
-            key!(self, "result");
-            json::push_text(self.out, result);
+        if let Some(result) = part(&message.result) {
+            if omit >= Omit::Parts {
+                key!(self, "result");
+                self.out.extend_from_slice(b"null");
+            } else if self.fits(result, message.truncated) {
+                key!(self, "result");
+                json::push_text(self.out, result);
+            }
         }
         key!(self, "error");
         self.error(part(&message.error), message.truncated);
@@ -53,7 +62,11 @@ impl Line<'_> {
         key!(self, "size_bytes");
         json::push_u64(self.out, message.size);
         key!(self, "truncated");
-        self.out.extend_from_slice(if message.truncated { b"true" } else { b"false" });
+        let truncated = message.truncated || omit > Omit::Nothing;
+        self.out.extend_from_slice(if truncated { b"true" } else { b"false" });
+        if omit > Omit::Nothing {
+            self.omitted(event);
+        }
         if let Some((index, size)) = message.batch {
             key!(self, "batch");
             first_key!(self, "index");
@@ -66,7 +79,38 @@ impl Line<'_> {
         self.session(&event.session);
         self.ends(&event.from, &event.to);
         key!(self, "raw");
-        self.cut |= json::push_str_cut(self.out, &message.raw, self.limits.raw);
+        if omit > Omit::Nothing {
+            self.out.extend_from_slice(b"null");
+        } else {
+            self.cut |= json::push_str_cut(self.out, &message.raw, self.limits.raw);
+        }
+    }
+
+    /// What `max_line` left out: so that it is not taken for a message of which the capture has no
+    /// more.
+    fn omitted(&mut self, event: &MessageEvent) {
+        self.cut = true;
+        key!(self, "payload_omitted");
+        self.out.extend_from_slice(b"[\"raw\"");
+        if self.limits.omit >= Omit::Parts {
+            let message = &event.message;
+            let params = event.request.as_ref().and_then(|request| request.params.as_ref());
+            let data = message.error.as_ref().is_some_and(|error| {
+                let members = json::members(message.text(error));
+                members.is_none_or(|members| members.iter().any(|(key, _)| key == "data"))
+            });
+            for (name, part) in [
+                (",\"params\"", message.params.is_some()),
+                (",\"result\"", message.result.is_some()),
+                (",\"error.data\"", data),
+                (",\"request.params\"", params.is_some()),
+            ] {
+                if part {
+                    self.out.extend_from_slice(name.as_bytes());
+                }
+            }
+        }
+        self.out.push(b']');
     }
 
     fn stdio_transport(&mut self, from: &Endpoint, to: &Endpoint) {

@@ -4,27 +4,26 @@
 //! Lines are formatted by hand into one buffer: no tree of values is built, and what came as JSON goes
 //! out as the same text, so that numbers beyond 2^53 and duplicate keys survive.
 
+mod container;
 mod json;
+mod limits;
 mod message;
 
 use std::mem;
 use std::sync::Arc;
 
+use self::limits::{Limits, Omit, SHORT_NAME, hopeless};
 use super::time::WallClock;
 use super::{Payload, RunInfo};
 use crate::model::{
-    Carrier, CloseCause, Endpoint, Event, EventBody, Exit, Finding, KernelCounters, Lost,
-    LostStage, Peer, ProcessInfo, Quality, RequestId, SessionChange, SessionEvent, SessionInfo,
-    Severity, Status, Target, Timestamp, Transport,
+    Carrier, CloseCause, ContainerInfo, Endpoint, Event, EventBody, Exit, Finding, KernelCounters,
+    Lost, LostStage, Peer, ProcessInfo, Quality, RequestId, SessionChange, SessionEvent,
+    SessionInfo, Severity, Status, Target, Timestamp, Transport,
 };
 
 /// Value of `schema_version`. Raised when a field is removed or changes its meaning; new kinds and
 /// new fields do not raise it.
 pub const SCHEMA_VERSION: u32 = 1;
-
-/// Most bytes of a name (method, tool, command line, …) where texts are limited and the line would
-/// become too long otherwise, and of a message's error text where no text is wanted.
-const SHORT_NAME: usize = 256;
 
 /// Appends `,"name":`.
 macro_rules! key {
@@ -45,39 +44,79 @@ pub struct Encoder {
     payload: Payload,
     clock: WallClock,
     version: &'static str,
-    /// `,"host":…,"run_id":…,"seq":`
+    /// Where no engine has a name of its host, or the user gave one.
+    host: String,
+    host_given: bool,
+    /// `,"run_id":…,"seq":`
     run: Vec<u8>,
     processes: Fragments<ProcessInfo>,
+    containers: Fragments<ContainerInfo>,
     sessions: Fragments<SessionInfo>,
+    /// Names of the labels to show.
+    labels: Vec<String>,
+    /// Longest line, whatever must be left out for that.
+    max_line: Option<usize>,
 }
 
 impl Encoder {
     /// `payload` says how much of the messages' texts goes out.
     pub fn new(run: &RunInfo, payload: Payload) -> Self {
-        let mut fixed = b",\"host\":".to_vec();
-        json::push_str_cut(&mut fixed, &run.host, SHORT_NAME);
-        fixed.extend_from_slice(b",\"run_id\":");
+        let mut fixed = b",\"run_id\":".to_vec();
         json::push_str_cut(&mut fixed, &run.run_id, SHORT_NAME);
         fixed.extend_from_slice(b",\"seq\":");
         Self {
             payload,
             clock: WallClock::new(run.wall_offset_ns, None),
             version: run.version,
+            host: run.host.clone(),
+            host_given: run.host_given,
             run: fixed,
             processes: Fragments::new(),
+            containers: Fragments::new(),
             sessions: Fragments::new(),
+            labels: Vec::new(),
+            max_line: None,
         }
+    }
+
+    /// Shows these labels of containers.
+    #[must_use]
+    pub fn show_labels(mut self, labels: &[String]) -> Self {
+        self.labels = labels.to_vec();
+        self
+    }
+
+    /// Keeps each line, its end included, below `bytes`, as far as names can be cut for that.
+    #[must_use]
+    pub fn max_line(mut self, bytes: Option<usize>) -> Self {
+        self.max_line = bytes.map(|bytes| bytes.saturating_sub(1));
+        self
     }
 
     /// Appends the event as one line, line end included.
     pub fn encode(&mut self, event: &Event, out: &mut Vec<u8>) {
         let start = out.len();
-        self.encode_within(event, out, Limits::of(self.payload));
-        if let Some(limit) = self.payload.line_limit()
-            && out.len() - start > limit
-        {
+        let too_long = |out: &Vec<u8>, limit: Option<usize>| {
+            limit.is_some_and(|limit| out.len() - start > limit)
+        };
+        let mut from = self.max_line.map_or(0, |max| hopeless(event, max));
+        if from == 0 {
+            self.encode_within(event, out, Limits::of(self.payload));
+            if !too_long(out, self.max_line) {
+                if too_long(out, self.payload.line_limit()) {
+                    out.truncate(start);
+                    self.encode_within(event, out, Limits::short(self.payload));
+                }
+                return;
+            }
+            from = 1;
+        }
+        for limits in Limits::squeeze(self.payload).into_iter().skip(from - 1) {
             out.truncate(start);
-            self.encode_within(event, out, Limits::short(self.payload));
+            self.encode_within(event, out, limits);
+            if !too_long(out, self.max_line) {
+                return;
+            }
         }
     }
 
@@ -86,7 +125,9 @@ impl Encoder {
             out,
             clock: &mut self.clock,
             processes: &mut self.processes,
+            containers: &mut self.containers,
             sessions: &mut self.sessions,
+            labels: &self.labels,
             limits,
             cut: false,
         };
@@ -101,6 +142,9 @@ impl Encoder {
         json::push_u64(line.out, u64::from(SCHEMA_VERSION));
         key!(line, "kind");
         line.word(kind);
+        key!(line, "host");
+        let engine = if self.host_given { None } else { container::host(&event.body) };
+        json::push_str_cut(line.out, engine.unwrap_or(&self.host), SHORT_NAME);
         line.out.extend_from_slice(&self.run);
         json::push_u64(line.out, event.seq);
         key!(line, "timestamp");
@@ -117,32 +161,6 @@ impl Encoder {
             line.out.extend_from_slice(b"true");
         }
         out.extend_from_slice(b"}\n");
-    }
-}
-
-/// How much of what goes into a line, in bytes as written.
-#[derive(Clone, Copy)]
-struct Limits {
-    /// Names: of methods, tools, processes, peers.
-    name: usize,
-    /// `error.message`.
-    error: usize,
-    /// `raw`.
-    raw: usize,
-    /// `params`, `result`, `error.data`, each whole or left out.
-    part: usize,
-}
-
-impl Limits {
-    fn of(payload: Payload) -> Self {
-        let text = payload.text_limit();
-        let name = if payload == Payload::Full { usize::MAX } else { text.max(1024) };
-        Self { name, error: text.max(SHORT_NAME), raw: text, part: text }
-    }
-
-    /// For a line that would exceed [`Payload::line_limit`].
-    fn short(payload: Payload) -> Self {
-        Self { name: SHORT_NAME, error: SHORT_NAME, raw: payload.text_limit(), part: 0 }
     }
 }
 
@@ -189,7 +207,9 @@ struct Line<'a> {
     out: &'a mut Vec<u8>,
     clock: &'a mut WallClock,
     processes: &'a mut Fragments<ProcessInfo>,
+    containers: &'a mut Fragments<ContainerInfo>,
     sessions: &'a mut Fragments<SessionInfo>,
+    labels: &'a [String],
     limits: Limits,
     /// Something was cut or left out.
     cut: bool,
@@ -250,8 +270,21 @@ impl Line<'_> {
         key!(self, "quality");
         self.word(match end.quality {
             Quality::Exact => "exact",
+            Quality::Path => "path",
+            Quality::Outside => "outside",
             Quality::Unknown => "unknown",
         });
+        if let Some(container) = &end.container {
+            key!(self, "container");
+            if let Some(known) = self.containers.find(container, self.limits.name) {
+                self.out.extend_from_slice(&known.json);
+                self.cut |= known.cut;
+            } else {
+                let (json, cut) = self.apart(|line| line.container(container));
+                let (of, limit) = (Arc::clone(container), self.limits.name);
+                self.containers.keep(Fragment { of, limit, json, cut });
+            }
+        }
         self.out.push(b'}');
     }
 
@@ -484,7 +517,7 @@ impl Line<'_> {
 }
 
 /// The kernel's counters with their names.
-fn kernel_counters(kernel: &KernelCounters) -> [(&'static str, u64); 13] {
+fn kernel_counters(kernel: &KernelCounters) -> [(&'static str, u64); 16] {
     // Taken apart, so that a new counter cannot be forgotten here.
     let KernelCounters {
         records,
@@ -500,6 +533,9 @@ fn kernel_counters(kernel: &KernelCounters) -> [(&'static str, u64); 13] {
         table_full,
         compat_calls,
         unseen_calls,
+        muted_bytes,
+        relays_full,
+        muted_full,
     } = *kernel;
     [
         ("records", records),
@@ -515,6 +551,9 @@ fn kernel_counters(kernel: &KernelCounters) -> [(&'static str, u64); 13] {
         ("table_full", table_full),
         ("compat_calls", compat_calls),
         ("unseen_calls", unseen_calls),
+        ("muted_bytes", muted_bytes),
+        ("relays_full", relays_full),
+        ("muted_full", muted_full),
     ]
 }
 

@@ -9,6 +9,7 @@ fn line(event: &Event, payload: Payload) -> String {
     let run = RunInfo {
         run_id: "r1".into(),
         host: "h1".into(),
+        host_given: false,
         version: "0.1.0",
         wall_offset_ns: samples::BOOT,
     };
@@ -23,6 +24,42 @@ fn line(event: &Event, payload: Payload) -> String {
 
 fn json(event: MessageEvent, payload: Payload) -> Value {
     serde_json::from_str(&line(&samples::wrap(9, 0, event), payload)).unwrap()
+}
+
+#[test]
+fn the_host_is_what_the_engine_calls_it_unless_the_user_does() {
+    let contained = |host: Option<&str>| {
+        let mut end = samples::contained_server();
+        let host = host.map(Into::into);
+        end.container = Some(Arc::new(ContainerInfo { host, ..(*samples::container()).clone() }));
+        end
+    };
+    let of = |host_given: bool, event: &Event| {
+        let run = RunInfo {
+            run_id: "r1".into(),
+            host: "h1".into(),
+            host_given,
+            version: "0.1.0",
+            wall_offset_ns: samples::BOOT,
+        };
+        let mut out = Vec::new();
+        Encoder::new(&run, Payload::Full).encode(event, &mut out);
+        let line: Value = serde_json::from_slice(&out).unwrap();
+        line["host"].as_str().unwrap().to_owned()
+    };
+    let (client, server) = (contained(Some("east")), contained(Some("west")));
+    let call = |client: &Endpoint, server: &Endpoint| {
+        samples::wrap(1, 0, samples::call_between(client.clone(), server.clone()))
+    };
+    assert_eq!(of(false, &call(&client, &server)), "west");
+    assert_eq!(of(false, &call(&client, &samples::server())), "east");
+    assert_eq!(of(false, &call(&client, &contained(None))), "east");
+    assert_eq!(of(false, &call(&samples::client(), &samples::server())), "h1");
+    assert_eq!(of(true, &call(&client, &server)), "h1");
+    // An answer goes the other way.
+    let session = samples::session_of(&client, &server);
+    let answer = MessageEvent { session, from: server, to: client, ..samples::call() };
+    assert_eq!(of(false, &samples::wrap(1, 0, answer)), "west");
 }
 
 #[test]
@@ -143,11 +180,119 @@ fn with_the_limit_of_stdout_no_sender_makes_a_line_that_docker_splits() {
     assert!(line(&event, Payload::STDOUT).len() < 16 * 1024);
 }
 
+/// The line with this limit, and its value.
+fn limited(event: &Event, max: usize) -> (usize, Value) {
+    let run = RunInfo {
+        run_id: "r1".into(),
+        host: "h1".into(),
+        host_given: false,
+        version: "0.1.0",
+        wall_offset_ns: samples::BOOT,
+    };
+    let labels = samples::LABELS.map(str::to_owned);
+    let mut out = b"before\n".to_vec();
+    let mut encoder = Encoder::new(&run, Payload::Full).show_labels(&labels).max_line(Some(max));
+    encoder.encode(event, &mut out);
+    let line = out.strip_prefix(b"before\n").unwrap();
+    let text = str::from_utf8(line).unwrap();
+    assert_eq!(text.lines().count(), 1);
+    (line.len(), serde_json::from_str(text).unwrap())
+}
+
+const DOCKER: usize = 16 * 1024;
+
+#[test]
+fn a_line_that_is_too_long_loses_raw_first_then_the_parts() {
+    let call = |size: usize| {
+        samples::wrap(1, 0, samples::call_with(&format!(r#"{{"a":"{}"}}"#, "x".repeat(size))))
+    };
+    let (_, whole) = limited(&call(7000), DOCKER);
+    assert!(whole["raw"].is_string() && whole["truncated"] == false);
+    assert_eq!((whole.get("payload_omitted"), whole.get("payload_cut")), (None, None));
+
+    let (_, without_raw) = limited(&call(12_000), DOCKER);
+    assert_eq!(without_raw["raw"], Value::Null);
+    assert_eq!(without_raw["params"]["a"].as_str().unwrap().len(), 12_000);
+    assert_eq!(without_raw["truncated"], true);
+    assert_eq!(without_raw["payload_omitted"], serde_json::json!(["raw"]));
+
+    for size in [16_300, 20_000, 5_000_000] {
+        let (length, bare) = limited(&call(size), DOCKER);
+        assert!(length < DOCKER);
+        assert_eq!((&bare["raw"], &bare["params"]), (&Value::Null, &Value::Null));
+        assert_eq!(bare["payload_omitted"], serde_json::json!(["raw", "params"]));
+        assert_eq!(bare["tool"], "get_weather");
+        assert!(bare["size_bytes"].as_u64().unwrap() > size as u64);
+    }
+}
+
+#[test]
+fn answers_of_megabytes_stay_one_short_line_too() {
+    let text = "天\u{7f}".repeat(1_250_000);
+    let result = format!(r#"{{"content":[{{"type":"text","text":"{text}"}}]}}"#);
+    let (length, value) =
+        limited(&samples::wrap(1, 0, samples::answer("result", &result, Outcome::Ok)), DOCKER);
+    assert!(length < DOCKER);
+    assert_eq!(value["result"], Value::Null);
+    let omitted = serde_json::json!(["raw", "result", "request.params"]);
+    assert_eq!(value["payload_omitted"], omitted);
+
+    let error = format!(r#"{{"code":1,"message":"{text}","data":"{text}"}}"#);
+    let event = samples::answer("error", &error, Outcome::Error(Some(1)));
+    let (length, value) = limited(&samples::wrap(1, 0, event), DOCKER);
+    assert!(length < DOCKER);
+    assert_eq!(value["error"]["code"], 1);
+    assert!(value["error"]["message"].as_str().unwrap().starts_with('天'));
+}
+
+#[test]
+fn no_event_makes_a_line_that_docker_splits() {
+    let documented = samples::documented().into_iter().map(|(_, event)| event);
+    let hostile = [1, 200, 400, 1000, 3000, 100_000].map(samples::hostile);
+    for event in documented.chain(samples::unusual()).chain(hostile) {
+        let (length, _) = limited(&event, DOCKER);
+        assert!(length < DOCKER, "{length}");
+        let (length, _) = limited(&event, 4096);
+        assert!(length < 4096, "{length}");
+    }
+}
+
+#[test]
+fn what_was_cut_by_the_capture_is_told_apart_from_what_the_line_has_no_room_for() {
+    let mut event = samples::call_with(r#"{"name":"get_weather","arguments":{"city":"Ber"#);
+    event.message.truncated = true;
+    event.message.size = 20_000_000;
+    let (_, value) = limited(&samples::wrap(1, 0, event), DOCKER);
+    assert_eq!((&value["truncated"], value.get("payload_omitted")), (&true.into(), None));
+}
+
+#[test]
+fn labels_are_shown_where_asked_for() {
+    let event =
+        samples::wrap(1, 0, samples::call_between(samples::client(), samples::contained_server()));
+    let (_, value) = limited(&event, DOCKER);
+    let container = &value["to"]["container"];
+    assert_eq!(container["labels"], serde_json::json!({"com.example.team": "stock"}));
+    assert_eq!(
+        (&container["service"], &container["match"]),
+        (&"inventory".into(), &"engine".into())
+    );
+    assert_eq!(value["from"].get("container"), None);
+    let value: Value = serde_json::from_str(&line(&event, Payload::Full)).unwrap();
+    assert_eq!(value["to"]["container"].get("labels"), None);
+    let mut event = samples::call();
+    event.to.container = Some(samples::nested());
+    let value = json(event, Payload::Full);
+    assert_eq!(value["to"]["container"]["match"], "cgroup");
+    assert!(value["to"]["container"]["outer"].as_str().unwrap().starts_with("98765432"));
+}
+
 #[test]
 fn what_is_remembered_of_processes_and_sessions_changes_no_line() {
     let run = RunInfo {
         run_id: "r1".into(),
         host: "h1".into(),
+        host_given: false,
         version: "0.1.0",
         wall_offset_ns: samples::BOOT,
     };
