@@ -23,7 +23,13 @@
 mod check;
 mod command;
 #[cfg(feature = "live")]
+mod containers;
+#[cfg(feature = "live")]
+mod health;
+#[cfg(feature = "live")]
 mod live;
+#[cfg(feature = "live")]
+mod mistakes;
 mod outputs;
 mod pipeline;
 mod report;
@@ -39,6 +45,8 @@ use tokio::sync::mpsc::UnboundedSender;
 #[cfg(feature = "live")]
 pub use self::check::check;
 pub use self::command::become_command;
+#[cfg(feature = "live")]
+pub use self::health::health;
 #[cfg(feature = "live")]
 pub use self::live::monitor;
 use self::outputs::{Outputs, Pressure};
@@ -64,6 +72,7 @@ pub fn replay(config: Replay) -> anyhow::Result<u8> {
         let run = RunInfo {
             run_id: header.run_id.clone(),
             host: header.host.clone(),
+            host_given: header.host_given,
             version: env!("CARGO_PKG_VERSION"),
             wall_offset_ns: header.wall_offset_ns,
         };
@@ -116,7 +125,13 @@ pub fn monitor(_: crate::config::Monitor) -> anyhow::Result<u8> {
 
 /// Without the kernel side there is nothing to check.
 #[cfg(not(feature = "live"))]
-pub fn check() -> anyhow::Result<u8> {
+pub fn check(_: &crate::config::Docker) -> anyhow::Result<u8> {
+    anyhow::bail!("this binary was built without the feature `live` and can only replay recordings")
+}
+
+/// Without the kernel side there is no monitor to ask.
+#[cfg(not(feature = "live"))]
+pub fn health() -> anyhow::Result<u8> {
     anyhow::bail!("this binary was built without the feature `live` and can only replay recordings")
 }
 

@@ -1,5 +1,6 @@
 //! The command line. Only this file sees clap; the rest sees [`crate::config::Config`].
 
+mod docker;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use self::docker::{ContainerArgs, EngineArgs, HostArgs};
 pub use self::resolve::parse;
 use crate::config::{Caller, PayloadLimit};
 use crate::filter::Globs;
@@ -21,6 +23,7 @@ Examples:
   sudo mcpspy                                  watch all MCP traffic of this host
   sudo mcpspy -- npx some-mcp-server           run a command and watch only it
   sudo mcpspy -o trace.jsonl --tool 'get_*'    only these tools, also to a file
+  sudo mcpspy --service 'mcp-*'                only with containers of these Compose services
   sudo mcpspy --format json | jq .method       JSON lines for other programs
   sudo mcpspy --record bug.mcpcap --duration 30s
   mcpspy replay bug.mcpcap                     show a recording; needs no root
@@ -45,11 +48,15 @@ error.";
 #[command(disable_help_subcommand = true, disable_help_flag = true)]
 #[command(
     override_usage = "mcpspy [OPTIONS] [-- COMMAND…]\n       mcpspy replay FILE [OPTIONS]\n       \
-                            mcpspy check | completions SHELL"
+                            mcpspy check | health | completions SHELL"
 )]
 struct Cli {
     #[command(flatten)]
     monitor: MonitorArgs,
+    #[command(flatten)]
+    engines: EngineArgs,
+    #[command(flatten)]
+    host: HostArgs,
     #[command(flatten)]
     events: EventArgs,
     #[command(flatten)]
@@ -69,7 +76,9 @@ enum Verb {
     /// Show a recording as if it happened now; needs no root
     Replay(Box<ReplayArgs>),
     /// Say line by line what this machine allows, what is lost without it, and the fix
-    Check(CheckArgs),
+    Check(Box<MachineArgs>),
+    /// Ask the monitor that runs in this container or on this host whether it is well
+    Health(CheckArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -88,6 +97,14 @@ enum Verb {
 
 /// Name of the internal verb; `agent` starts it.
 pub const BECOME: &str = "become-command";
+
+#[derive(Debug, Args)]
+struct MachineArgs {
+    #[command(flatten)]
+    engines: EngineArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
 
 #[derive(Debug, Args)]
 struct CheckArgs {
@@ -137,7 +154,8 @@ struct MonitorArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 struct EventArgs {
-    /// Append events to FILE as JSON lines; may be repeated; `-` is standard output
+    /// Append events to FILE as JSON lines; may be repeated; `-` is standard output. With {project},
+    /// {service}, {container} or {id} in its path: a file for each container
     #[arg(short, long, value_name = "FILE", env = "MCPSPY_OUTPUT")]
     output: Vec<PathBuf>,
     /// Start a new file when FILE has reached SIZE; the old one becomes FILE.1
@@ -149,10 +167,14 @@ struct EventArgs {
     /// Form of the events on standard output; auto is text
     #[arg(long, env = "MCPSPY_FORMAT", default_value = "auto")]
     format: FormatArg,
-    /// How much of each message: full, none or a SIZE [default: full in files, 4K on standard
-    /// output]
+    /// How much of each message: full, none or a SIZE [default: full in files and in JSON with
+    /// --max-line, else 4K]
     #[arg(long, value_name = "full|none|SIZE", env = "MCPSPY_PAYLOAD", value_parser = payload)]
     payload: Option<PayloadLimit>,
+    /// Longest line on standard output: of a longer message raw goes first, then params and result;
+    /// 0 is no limit [default: 16K in a pipe or a container's log, unless --payload is given]
+    #[arg(long, value_name = "SIZE", env = "MCPSPY_MAX_LINE", value_parser = max_line)]
+    max_line: Option<u64>,
     /// Show the raw JSON below each line of text
     #[arg(short, long, env = "MCPSPY_BUFFERS", value_parser = BoolishValueParser::new())]
     buffers: bool,
@@ -218,6 +240,8 @@ struct EventArgs {
         value_parser = size
     )]
     max_message: Option<u64>,
+    #[command(flatten)]
+    containers: ContainerArgs,
 }
 
 const FILTERS: &str = "Filters (repeatable; of several values of one option any, of several options all \
@@ -298,6 +322,16 @@ fn size(text: &str) -> Result<u64, String> {
     })
 }
 
+/// Less than this a line cannot have: what it says besides the message takes as much.
+const SHORTEST_LINE: u64 = 4096;
+
+fn max_line(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        1..SHORTEST_LINE => Err("4K or more, or 0 for no limit".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
 fn payload(text: &str) -> Result<PayloadLimit, String> {
     match text {
         "full" => Ok(PayloadLimit::Full),
@@ -315,10 +349,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Facts about the surroundings that settings depend on.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings {
     /// Standard output is a terminal.
     pub stdout_terminal: bool,
+    /// Standard output is a regular file.
+    pub stdout_file: bool,
     /// Standard error is a terminal.
     pub stderr_terminal: bool,
     /// `NO_COLOR` is set, or the terminal is dumb.
@@ -333,6 +370,7 @@ impl Surroundings {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         Self {
             stdout_terminal: std::io::stdout().is_terminal(),
+            stdout_file: std::fs::metadata("/proc/self/fd/1").is_ok_and(|file| file.is_file()),
             stderr_terminal: std::io::stderr().is_terminal(),
             no_color: variable("NO_COLOR").is_some()
                 || variable("TERM").is_some_and(|t| t == "dumb"),

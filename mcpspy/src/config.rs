@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::filter::Filter;
+pub use crate::sinks::PathPattern;
 
 /// What the program was asked to do.
 #[derive(Debug)]
@@ -23,7 +24,9 @@ pub enum Action {
     /// Feed a recording.
     Replay(Box<Replay>),
     /// Say what this machine allows.
-    Check,
+    Check(Docker),
+    /// Ask the monitor that runs here how it is.
+    Health,
     /// Print a completion script. The text is made where the command line is known.
     Print(String),
     /// Internal: wait for a byte, give up privileges, become the command.
@@ -43,6 +46,12 @@ pub struct Monitor {
     pub ring_bytes: u32,
     /// How to get at the traffic.
     pub backend: Backend,
+    /// Which container engines to ask.
+    pub docker: Docker,
+    /// Further programs that only hand bytes on, by the names of their executables.
+    pub relays: Vec<String>,
+    /// Name of this host in events; `None`: what its container engine calls it, else its host name.
+    pub host_name: Option<String>,
     /// Where to record the inputs.
     pub record: Option<PathBuf>,
     /// When to end.
@@ -79,6 +88,15 @@ pub struct Become {
     pub command: Vec<OsString>,
 }
 
+/// Which container engines to ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Docker {
+    /// Their addresses, as `DOCKER_HOST` has them; empty: those that are found.
+    pub hosts: Vec<String>,
+    /// Ask none.
+    pub disabled: bool,
+}
+
 /// Limits of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -93,7 +111,7 @@ pub struct Limits {
 pub struct Outputs {
     /// What the terminal gets, or the pipe behind it.
     pub console: Option<Console>,
-    /// JSONL files.
+    /// JSONL files; a path may be a [`PathPattern`].
     pub files: Vec<PathBuf>,
     /// Payload in files.
     pub file_payload: PayloadLimit,
@@ -103,6 +121,8 @@ pub struct Outputs {
     pub keep: u32,
     /// Who owns the files; `None`: whoever runs the program.
     pub owner: Option<Caller>,
+    /// Labels of containers to show.
+    pub show_labels: Vec<String>,
 }
 
 /// What the terminal gets, or the pipe behind it.
@@ -114,6 +134,8 @@ pub struct Console {
     pub format: Format,
     /// How much of each message.
     pub payload: PayloadLimit,
+    /// Longest line, in bytes; `None`: no limit.
+    pub max_line: Option<usize>,
     /// Raw JSON below each text line.
     pub buffers: bool,
     /// Colour.

@@ -16,7 +16,8 @@ fn main() -> ExitCode {
     let ended = match action {
         Action::Monitor(monitor) => agent::monitor(*monitor),
         Action::Replay(replay) => agent::replay(*replay),
-        Action::Check => agent::check(),
+        Action::Check(docker) => agent::check(&docker),
+        Action::Health => agent::health(),
         Action::Become(order) => Ok(agent::become_command(&order)),
         Action::Print(text) => {
             // Whoever closed the pipe has what they wanted.

@@ -1,15 +1,98 @@
 //! `mcpspy check`: what this machine allows, line by line.
 
 use std::io::Write;
+use std::ops::ControlFlow;
+use std::time::Duration;
 
+use super::containers;
+use super::mistakes::{Mistake, Surroundings, judge};
+use crate::config::Docker;
+use crate::inventory::docker::{DockerInventory, EngineSummary, News};
+use crate::source::live::boot_now;
 use crate::source::live::preflight::{self, CheckLine, Outcome};
 
+/// How long engines may take: longer than each of them is given.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// Prints what this machine allows; the exit code is 1 where monitoring is impossible.
-pub fn check() -> anyhow::Result<u8> {
-    let lines = preflight::check();
+pub fn check(docker: &Docker) -> anyhow::Result<u8> {
+    let mut lines = preflight::check();
+    let foreign_pids =
+        lines.iter().any(|line| line.name == "pid namespace" && line.ok == Outcome::Warn);
+    let around = look_around(docker, foreign_pids)?;
+    lines.extend(container_lines(&around));
+    lines.push(CheckLine::ok("standard output", containers::standard_output()));
     // Whoever closed the pipe has what they wanted.
     drop(std::io::stdout().write_all(text(&lines).as_bytes()));
     Ok(u8::from(lines.iter().any(|line| line.ok == Outcome::Fail)))
+}
+
+/// Asks the engines that can be reached.
+fn look_around(docker: &Docker, foreign_pids: bool) -> anyhow::Result<Surroundings> {
+    if docker.disabled {
+        return Ok(containers::read(&[], foreign_pids, true));
+    }
+    let ignore = |_| ControlFlow::Continue(());
+    let (inventory, news) =
+        DockerInventory::start(&containers::settings(docker), boot_now, ignore)?;
+    let settled = loop {
+        match news.recv_timeout(PATIENCE) {
+            Ok(News::Settled { engines, silent, containers, daemons }) => {
+                break Some((engines, silent, containers, daemons));
+            }
+            Ok(_) => {}
+            Err(_) => break None,
+        }
+    };
+    inventory.finish();
+    let (engines, silent, containers, daemons) = settled.unwrap_or_default();
+    let inits: Vec<_> = containers.iter().filter_map(|(_, init)| *init).collect();
+    let mut around = containers::read(&inits, foreign_pids, false);
+    around.engines = engines;
+    around.silent = silent;
+    around.daemons |= daemons;
+    Ok(around)
+}
+
+/// One line for the engines, and one for each mistake that the other lines do not name.
+fn container_lines(around: &Surroundings) -> Vec<CheckLine> {
+    let name = "container engine";
+    let mut lines = Vec::new();
+    let mistakes = judge(around);
+    let unreachable = |mistake: &Mistake| [name, "stale socket"].contains(&mistake.section());
+    if !mistakes.iter().any(unreachable) {
+        let silent =
+            around.silent.iter().map(|silent| format!("{}: {}", silent.endpoint, silent.error));
+        let engines = around.engines.iter().map(EngineSummary::describe);
+        let found: Vec<_> = engines.chain(silent).collect();
+        lines.push(CheckLine::ok(
+            name,
+            match found.as_slice() {
+                [] if around.disabled => "not asked".to_owned(),
+                [] => "none found, none seems to run".to_owned(),
+                found => found.join("\n"),
+            },
+        ));
+    }
+    for mistake in mistakes {
+        let told = ["pid namespace", "type information", "capabilities"];
+        if told.contains(&mistake.section()) {
+            continue;
+        }
+        // A user's engine is none worse.
+        let ok = match mistake {
+            Mistake::Rootless(_) => Outcome::Ok,
+            _ => Outcome::Warn,
+        };
+        lines.push(CheckLine::bad(
+            mistake.section(),
+            ok,
+            mistake.found(),
+            mistake.lost(),
+            mistake.fix(),
+        ));
+    }
+    lines
 }
 
 fn text(lines: &[CheckLine]) -> String {

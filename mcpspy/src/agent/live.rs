@@ -4,6 +4,7 @@ use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,11 +12,15 @@ use rustix::process::Pid;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
+use super::containers::{self, Listener};
+use super::mistakes;
 use super::outputs::{self, Outputs, Pressure};
 use super::pipeline::{Pipeline, Stages, Work};
 use super::report::{Summary, quiet_line, say, start_line};
 use super::vigil::{End, Notice, Vigil};
-use super::{Notify, SIGNAL_BASE, command, engine_config, pass_on, spawn_source, with_runtime};
+use super::{
+    Notify, SIGNAL_BASE, command, engine_config, health, pass_on, spawn_source, with_runtime,
+};
 use crate::config::{Backend, Monitor, StandardStream};
 use crate::engine::{Engine, EngineConfig};
 use crate::inventory::{self, Inventory, Requests};
@@ -23,6 +28,9 @@ use crate::model::{Input, KernelCounters, Loss, RecordBody};
 use crate::recording::{Header, Writer};
 use crate::sinks::RunInfo;
 use crate::source::live::{BackendChoice, Control, Drain, Live, LiveConfig, boot_now};
+
+/// How long container engines are heard at the end: telling of a process takes them some 50 ms.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// After so many seconds without a message the user is told how to find out why.
 const QUIET: u32 = 30;
@@ -37,10 +45,16 @@ async fn run(config: Monitor) -> anyhow::Result<u8> {
     for remark in &config.remarks {
         tracing::info!("{remark}");
     }
-    let mut live = Live::start(&live_config(&config))?;
+    let mut live = Live::start(&live_config(&config)).inspect_err(|_| say_what_is_missing())?;
     let control = live.control();
+    // The kernel's numbers of processes are others' here, where `/proc` is not the host's.
+    let foreign_pids = live.kernel_pid() != std::process::id();
+    anyhow::ensure!(
+        !foreign_pids || config.command.is_empty(),
+        "a command can be watched only with the host's pid namespace (docker run --pid=host)"
+    );
     let backend = live.backend().name();
-    let run = run_info();
+    let run = run_info(config.host_name.as_deref());
     let engine = engine_config(config.limits);
     let recorder = recorder(&config, &run, engine, backend)?;
     let closed = notify.clone();
@@ -50,28 +64,32 @@ async fn run(config: Monitor) -> anyhow::Result<u8> {
         })?;
     say(&start_line(&config, backend));
     let pipeline = Pipeline::start(Stages {
-        engine: Engine::new(engine),
+        engine: Engine::new(engine).with_containers(config.filter.containers.clone()),
         outputs,
         recorder,
         apply: verdicts(control.clone()),
         clock: Some(boot_now),
         backend: backend.to_owned(),
     })?;
+    health::serve(pipeline.pulse(), pipeline.work());
     let work = pipeline.work();
     // The first input: brings the engine the time, so that the run has a beginning.
     work.send(Work::Inputs(vec![Input::Tick(boot_now())])).context("the engine ended")?;
     // With a command, what matters of the past is what it inherits.
     let around = (!config.command.is_empty()).then(std::process::id);
-    let before = inventory::before(boot_now(), around);
+    let before = if foreign_pids { Vec::new() } else { inventory::before(boot_now(), around) };
     work.send(Work::Inputs(before.iter().cloned().map(Input::Process).collect()))
         .context("the engine ended")?;
     let for_facts = pipeline.work();
-    let inventory =
-        Inventory::start(&before, boot_now, move |facts| _ = pass_on(&for_facts, facts))
-            .context("cannot start a thread")?;
+    let inventory = Inventory::start((!foreign_pids).then_some(&before), boot_now, move |facts| {
+        _ = pass_on(&for_facts, facts);
+    })
+    .context("cannot start a thread")?;
     let drain = live.take_drain().context("the ring has a reader already")?;
+    let (engines, mut listener) = containers::start(&config, foreign_pids, pipeline.work())?;
     let drain = start_drain(drain, inventory.requests(), pipeline.work(), notify.clone())?;
 
+    listener.settle();
     if config.command.is_empty() {
         say("monitoring");
     } else {
@@ -82,7 +100,7 @@ async fn run(config: Monitor) -> anyhow::Result<u8> {
         wait_for(waiting.release()?, notify.clone())?;
     }
     vigil.until = config.duration.map(|time| Instant::now() + time);
-    vigil.each_second = each_second(&config, &pipeline, control.clone(), notify);
+    vigil.each_second = each_second(&config, &pipeline, control.clone(), notify, listener);
     if !config.outputs.files.is_empty() {
         vigil.reopen = Some(Box::new(move || reopen(&work)));
     }
@@ -96,6 +114,11 @@ async fn run(config: Monitor) -> anyhow::Result<u8> {
         drop(live);
         control.stop();
         drop(drain.join());
+        if let Some(engines) = engines {
+            // What they have to say of the last processes is on its way.
+            std::thread::sleep(LAST_WORDS);
+            engines.finish();
+        }
         let unread = inventory.finish();
         let summary = pipeline.finish(last_inputs(&control));
         summary.map(|summary| (summary, unread, control.malformed()))
@@ -123,11 +146,20 @@ fn live_config(config: &Monitor) -> LiveConfig {
         },
         ring_bytes: config.ring_bytes,
         watch_tree: with_command,
+        relays: config.relays.clone(),
+        container_filter: config.filter.containers.rules_out(),
         never: outputs::own_streams(&config.outputs, with_command),
     }
 }
 
-fn run_info() -> RunInfo {
+/// Why the programs may not load.
+fn say_what_is_missing() {
+    for mistake in mistakes::judge(&containers::read(&[], false, true)) {
+        tracing::warn!("{mistake}");
+    }
+}
+
+fn run_info(host: Option<&str>) -> RunInfo {
     let wall = clock_gettime(ClockId::Realtime);
     let boot = boot_now();
     let wall = i128::from(wall.tv_sec) * 1_000_000_000 + i128::from(wall.tv_nsec);
@@ -137,7 +169,11 @@ fn run_info() -> RunInfo {
             |_| format!("{:x}-{:x}", boot.0, std::process::id()),
             |id| id.trim().to_owned(),
         ),
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: host.map_or_else(
+            || rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            str::to_owned,
+        ),
+        host_given: host.is_some(),
         version: env!("CARGO_PKG_VERSION"),
         wall_offset_ns: i64::try_from(wall - i128::from(boot.0)).unwrap_or_default(),
     }
@@ -156,6 +192,7 @@ fn recorder(
         kernel: system.release().to_string_lossy().into_owned(),
         arch: system.machine().to_string_lossy().into_owned(),
         host: run.host.clone(),
+        host_given: run.host_given,
         run_id: run.run_id.clone(),
         backend: backend.to_owned(),
         wall_offset_ns: run.wall_offset_ns,
@@ -239,6 +276,7 @@ fn each_second(
     pipeline: &Pipeline,
     control: Control,
     notify: Notify,
+    mut listener: Listener,
 ) -> Box<dyn FnMut()> {
     let work = pipeline.work();
     let mut told = KernelCounters::default();
@@ -258,12 +296,13 @@ fn each_second(
         if watch_stdout && stdout_is_closed() {
             notify.tell(Notice::ConsoleClosed);
         }
+        listener.look();
         quiet.look();
     })
 }
 
 /// The counters that mean that something was lost.
-fn lossy(counters: &KernelCounters) -> [u64; 7] {
+fn lossy(counters: &KernelCounters) -> [u64; 8] {
     [
         counters.ring_full,
         counters.ring_full_bytes,
@@ -272,6 +311,7 @@ fn lossy(counters: &KernelCounters) -> [u64; 7] {
         counters.scratch_busy_bytes,
         counters.cut_bytes,
         counters.table_full,
+        counters.relays_full,
     ]
 }
 

@@ -15,7 +15,8 @@ use crate::inventory::procfs::kernel_dev;
 use crate::model::{Event, EventBody};
 use crate::sinks::console::{Console, ConsoleOptions};
 use crate::sinks::jsonl::{Jsonl, JsonlOptions};
-use crate::sinks::{Limits, Payload, Queue, Report, RunInfo, Sink, WhenFull};
+use crate::sinks::per_container::PerContainer;
+use crate::sinks::{Limits, PathPattern, Payload, Queue, Report, RunInfo, Sink, WhenFull};
 
 /// All outputs of a run, behind one filter.
 pub(super) struct Outputs {
@@ -51,8 +52,12 @@ impl Outputs {
                 keep: settings.keep,
                 owner: settings.owner.map(|caller| (caller.uid, caller.gid)),
             };
-            let sink = Jsonl::create(path, run, options)?;
-            sinks.push((path.display().to_string(), Box::new(sink)));
+            let labels = &settings.show_labels;
+            let sink: Box<dyn Sink> = match PathPattern::parse(path)? {
+                Some(pattern) => Box::new(PerContainer::create(pattern, run, options, labels)?),
+                None => Box::new(Jsonl::create(path, run, options)?.show_labels(labels)),
+            };
+            sinks.push((path.display().to_string(), sink));
         }
         let mut queues = Vec::new();
         for (name, sink) in sinks {
@@ -60,8 +65,8 @@ impl Outputs {
                 .context("cannot start a thread")?;
             queues.push(queue);
         }
-        if let Some(settings) = &settings.console {
-            let (name, sink) = console(settings, run)?;
+        if let Some(console_settings) = &settings.console {
+            let (name, sink) = console(console_settings, run, &settings.show_labels)?;
             let when_full = match pressure {
                 Pressure::Live => WhenFull::DropNewest,
                 Pressure::Replay => WhenFull::Block,
@@ -121,6 +126,7 @@ fn payload(limit: PayloadLimit) -> Payload {
 fn console(
     settings: &config::Console,
     run: &RunInfo,
+    labels: &[String],
 ) -> anyhow::Result<(&'static str, Box<dyn Sink>)> {
     let (name, writer) = match settings.stream {
         StandardStream::Out => ("stdout", crate::sinks::stdout()),
@@ -129,12 +135,15 @@ fn console(
     let writer = writer.with_context(|| format!("cannot write to {name}"))?;
     let payload = payload(settings.payload);
     let sink: Box<dyn Sink> = match settings.format {
-        Format::Json => Box::new(Jsonl::to(name, writer, run, payload)),
+        Format::Json => Box::new(
+            Jsonl::to(name, writer, run, payload).show_labels(labels).max_line(settings.max_line),
+        ),
         Format::Text => {
             let options = ConsoleOptions {
                 color: settings.color,
                 buffers: settings.buffers,
                 payload,
+                max_line: settings.max_line,
                 utc: jiff::tz::TimeZone::try_system().is_err(),
             };
             Box::new(Console::new(writer, run.clone(), options))

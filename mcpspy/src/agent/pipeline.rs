@@ -2,10 +2,10 @@
 //! commands.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -50,10 +50,47 @@ pub(super) struct Stages {
     pub(super) backend: String,
 }
 
+/// Signs of life of the thread.
+pub(super) struct Pulse {
+    begun: Instant,
+    /// When it was last seen to move, in nanoseconds from the beginning.
+    moved: AtomicU64,
+    /// How many messages it has handed on.
+    messages: AtomicU64,
+}
+
+impl Pulse {
+    /// A thread that begins now.
+    pub(super) fn new() -> Self {
+        Self { begun: Instant::now(), moved: AtomicU64::new(0), messages: AtomicU64::new(0) }
+    }
+
+    fn beat(&self) {
+        let now = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.moved.store(now, Ordering::Relaxed);
+    }
+
+    /// Since when it runs.
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// When it last moved.
+    pub(super) fn moved(&self) -> Instant {
+        self.begun + Duration::from_nanos(self.moved.load(Ordering::Relaxed))
+    }
+
+    /// How many messages it has handed on.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+}
+
 /// The thread, from outside.
 pub(super) struct Pipeline {
     work: SyncSender<Work>,
     heard: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
     thread: JoinHandle<Summary>,
 }
 
@@ -62,9 +99,11 @@ impl Pipeline {
     pub(super) fn start(stages: Stages) -> anyhow::Result<Self> {
         let (work, inbox) = sync_channel(BATCHES);
         let heard = Arc::new(AtomicBool::new(false));
+        let pulse = Arc::new(Pulse::new());
         let running = Running {
             stages,
             heard: Arc::clone(&heard),
+            pulse: Arc::clone(&pulse),
             out: Out::default(),
             begun: false,
             last: Timestamp(0),
@@ -74,7 +113,7 @@ impl Pipeline {
             .name("engine".to_owned())
             .spawn(move || running.run(&inbox))
             .context("cannot start a thread")?;
-        Ok(Self { work, heard, thread })
+        Ok(Self { work, heard, pulse, thread })
     }
 
     /// Where inputs go.
@@ -85,6 +124,11 @@ impl Pipeline {
     /// Becomes true with the first message.
     pub(super) fn heard(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.heard)
+    }
+
+    /// Signs of life of the thread.
+    pub(super) fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
     }
 
     /// Handles the last inputs, writes everything out, ends the thread. Who else has [`Self::work`]
@@ -99,6 +143,7 @@ impl Pipeline {
 struct Running {
     stages: Stages,
     heard: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
     out: Out,
     begun: bool,
     last: Timestamp,
@@ -108,7 +153,9 @@ struct Running {
 impl Running {
     fn run(mut self, inbox: &Receiver<Work>) -> Summary {
         loop {
-            match self.next(inbox) {
+            let work = self.next(inbox);
+            self.pulse.beat();
+            match work {
                 Some(Work::Inputs(inputs)) => self.handle(inputs),
                 Some(Work::Reopen) => self.stages.outputs.reopen(),
                 Some(Work::Finish(inputs)) => {
@@ -183,6 +230,7 @@ impl Running {
         for event in self.out.events.drain(..) {
             if matches!(event.body, EventBody::Message(_)) {
                 self.heard.store(true, Ordering::Relaxed);
+                self.pulse.messages.fetch_add(1, Ordering::Relaxed);
             }
             self.stages.outputs.take(event);
         }

@@ -6,7 +6,7 @@ use std::io::Write;
 use crate::config::Monitor;
 use crate::model::KernelCounters;
 use crate::sinks::{DropReason, Report};
-use crate::telemetry::{Balance, Counter, Counters, SinkLedger, bytes_balance, messages_balance};
+use crate::telemetry::{Balance, Counters, SinkLedger, bytes_balance, messages_balance};
 
 /// Writes one line to standard error. Where that is gone there is nobody to tell.
 pub fn say(line: &str) {
@@ -76,16 +76,6 @@ impl Summary {
         if let Some(kernel) = &self.kernel {
             kernel_warnings(kernel, &mut warnings);
         }
-        let dropped = self.counters.sum(Counter::DROPPED_BYTES);
-        if dropped > 0 {
-            warnings.push(format!(
-                "{dropped} bytes could not be put in their place (late, no room, or the end came)"
-            ));
-        }
-        let held = self.counters.get(Counter::DroppedHeldMessages);
-        if held > 0 {
-            warnings.push(format!("{held} messages were dropped while they waited for a decision"));
-        }
         for sink in &self.sinks {
             for (reason, tally) in sink.dropped.iter().filter(|(_, tally)| tally.messages > 0) {
                 let why = match reason {
@@ -121,6 +111,7 @@ fn kernel_warnings(kernel: &KernelCounters, warnings: &mut Vec<String>) {
         (kernel.scratch_busy_bytes, "bytes were lost because no scratch buffer was free"),
         (kernel.cut_bytes, "bytes were beyond what one call may copy"),
         (kernel.table_full, "streams were not followed because the table was full"),
+        (kernel.relays_full, "relays were taken for ends because their table was full"),
         (kernel.compat_calls, "calls of 32-bit programs were not looked at"),
     ] {
         if count > 0 {

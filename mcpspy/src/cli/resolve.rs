@@ -9,12 +9,12 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::{
-    BackendArg, Cli, ColorArg, EventArgs, FormatArg, KindArg, LevelArg, LogArgs, MonitorArgs, Stop,
-    Surroundings, Verb,
+    BackendArg, Cli, ColorArg, EngineArgs, EventArgs, FormatArg, HostArgs, KindArg, LevelArg,
+    LogArgs, MonitorArgs, Stop, Surroundings, Verb,
 };
 use crate::config::{
-    Action, Backend, Become, Caller, Config, Console, Format, Limits, Log, LogLevel, MAX_RING,
-    Monitor, Outputs, PayloadLimit, Replay, StandardStream, ring_bytes,
+    Action, Backend, Become, Caller, Config, Console, Docker, Format, Limits, Log, LogLevel,
+    MAX_RING, Monitor, Outputs, PathPattern, PayloadLimit, Replay, StandardStream, ring_bytes,
 };
 use crate::filter::{Filter, Rules};
 use crate::model::MessageKind;
@@ -50,7 +50,9 @@ fn resolve(
     let action = match cli.verb {
         None => {
             split_output(&mut cli.events, &matches);
-            Action::Monitor(Box::new(monitor(cli.monitor, cli.events, cli.run, around)?))
+            let mut monitor = monitor(cli.monitor, cli.events, cli.run, around)?;
+            containers(&mut monitor, cli.engines, cli.host);
+            Action::Monitor(Box::new(monitor))
         }
         Some(Verb::Replay(mut replay)) => {
             if let Some((_, matches)) = matches.subcommand() {
@@ -68,7 +70,12 @@ fn resolve(
         }
         Some(Verb::Check(check)) => {
             cli.log = check.log;
-            Action::Check
+            let mut remarks = Vec::new();
+            Action::Check(check.engines.resolve(docker_host(), &mut remarks))
+        }
+        Some(Verb::Health(health)) => {
+            cli.log = health.log;
+            Action::Health
         }
         Some(Verb::Completions { shell }) => Action::Print(completions(shell)),
         Some(Verb::Become { release, caller, command }) => {
@@ -155,6 +162,9 @@ fn monitor(
             BackendArg::TpBtf => Backend::TpBtf,
             BackendArg::RawTp => Backend::RawTp,
         },
+        docker: Docker::default(),
+        relays: Vec::new(),
+        host_name: None,
         record: args.record,
         duration: args.duration,
         command,
@@ -162,10 +172,24 @@ fn monitor(
     })
 }
 
+fn containers(monitor: &mut Monitor, engines: EngineArgs, host: HostArgs) {
+    monitor.docker = engines.resolve(docker_host(), &mut monitor.remarks);
+    monitor.relays = host.relay;
+    monitor.host_name = host.host_name.filter(|name| !name.is_empty());
+}
+
+/// Other programs' variable for the same thing.
+fn docker_host() -> Option<String> {
+    std::env::var("DOCKER_HOST").ok()
+}
+
 fn limits(events: &EventArgs) -> Limits {
     let max_message = events.max_message.map(|size| usize::try_from(size).unwrap_or(usize::MAX));
     Limits { max_message, oneway: events.oneway }
 }
+
+/// Where Docker's log drivers split lines.
+const DOCKER_LINE: usize = 16 << 10;
 
 fn outputs(
     events: &EventArgs,
@@ -178,6 +202,9 @@ fn outputs(
     files.sort();
     files.dedup();
 
+    for path in &files {
+        PathPattern::parse(path).map_err(|error| wrong(&format!("--output: {error}")))?;
+    }
     if stdout && command {
         return Err(wrong(
             "with a command, standard output is the command's: name a file instead of `-o -`",
@@ -193,15 +220,26 @@ fn outputs(
         FormatArg::Auto if stdout => Format::Json,
         FormatArg::Text | FormatArg::Auto => Format::Text,
     };
-    let (stream, terminal) = if command {
-        (StandardStream::Err, around.stderr_terminal)
+    let (stream, terminal, log) = if command {
+        (StandardStream::Err, around.stderr_terminal, false)
     } else {
-        (StandardStream::Out, around.stdout_terminal)
+        let log = !around.stdout_terminal && !around.stdout_file;
+        (StandardStream::Out, around.stdout_terminal, log)
+    };
+    let max_line = match events.max_line {
+        None => (log && events.payload.is_none()).then_some(DOCKER_LINE),
+        Some(bytes) => usize::try_from(bytes).ok().filter(|&bytes| bytes > 0),
+    };
+    // Where a limit on lines says what goes, messages need no limit of their own.
+    let usual = match max_line {
+        Some(_) if format == Format::Json => PayloadLimit::Full,
+        _ => PayloadLimit::Bytes(4096),
     };
     let console = Console {
         stream,
         format,
-        payload: events.payload.unwrap_or(PayloadLimit::Bytes(4096)),
+        payload: events.payload.unwrap_or(usual),
+        max_line,
         buffers: events.buffers,
         color: colored(events.color, terminal, around),
     };
@@ -213,6 +251,7 @@ fn outputs(
         file_payload: events.payload.unwrap_or(PayloadLimit::Full),
         max_size: events.output_max_size,
         keep: events.output_keep,
+        show_labels: events.containers.show_label.clone(),
         owner: around.caller,
     })
 }
@@ -251,6 +290,7 @@ fn filter(events: EventArgs) -> Filter {
             tool: events.exclude_tool,
             server: events.exclude_server,
         },
+        containers: events.containers.filter(),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::config::{Action, Config, Format, Limits, LogLevel, Monitor, StandardS
 
 const AROUND: Surroundings = Surroundings {
     stdout_terminal: true,
+    stdout_file: false,
     stderr_terminal: false,
     no_color: false,
     caller: Some(Caller { uid: 1000, gid: 100 }),
@@ -64,6 +65,49 @@ fn outputs() {
 }
 
 #[test]
+fn lines_are_short_where_docker_would_split_them() {
+    let console = |line: &str, around: Surroundings| {
+        let arguments =
+            std::iter::once("mcpspy").chain(line.split_whitespace()).map(OsString::from);
+        let config = parse(arguments, around).unwrap_or_else(|stop| panic!("{line}: {stop}"));
+        let Action::Monitor(monitor) = config.action else { panic!("{line}") };
+        let console = monitor.outputs.console.expect("a console");
+        (console.payload, console.max_line)
+    };
+    let pipe = Surroundings { stdout_terminal: false, ..AROUND };
+    let file = Surroundings { stdout_file: true, ..pipe };
+    let (usual, full) = (PayloadLimit::Bytes(4096), PayloadLimit::Full);
+    let docker = Some(16 << 10);
+    for (line, around, expected) in [
+        ("", AROUND, (usual, None)),
+        ("", file, (usual, None)),
+        ("--format json", AROUND, (usual, None)),
+        ("--format json", file, (usual, None)),
+        ("--format json", pipe, (full, docker)),
+        ("-o -", pipe, (full, docker)),
+        // Text shows at most so much of a message, below its line.
+        ("", pipe, (usual, docker)),
+        ("--format json --payload full", pipe, (full, None)),
+        ("--format json --payload 1K", pipe, (PayloadLimit::Bytes(1024), None)),
+        ("--format json --max-line 0", pipe, (usual, None)),
+        ("--format json --max-line 32K", pipe, (full, Some(32 << 10))),
+        ("--format json --max-line 32K", file, (full, Some(32 << 10))),
+        ("--format json --payload full --max-line 16K", pipe, (full, docker)),
+    ] {
+        assert_eq!(console(line, around), expected, "{line}");
+    }
+    assert!(refused("--max-line 100").contains("4K or more"));
+}
+
+#[test]
+fn a_path_may_have_placeholders() {
+    let outputs = monitor_of("-o /data/{project}/{service}.jsonl --show-label a,b").outputs;
+    assert_eq!(outputs.files, [PathBuf::from("/data/{project}/{service}.jsonl")]);
+    assert_eq!(outputs.show_labels, ["a", "b"]);
+    assert!(refused("-o /data/{name}").contains("there is no `{name}`"));
+}
+
+#[test]
 fn a_command_keeps_its_output() {
     let monitor = monitor_of("--pid 3 -- npx -y server --flag");
     assert_eq!(monitor.command, ["npx", "-y", "server", "--flag"]);
@@ -107,6 +151,31 @@ fn wrong_values_name_the_right_ones() {
         let error = refused(line);
         assert!(error.contains(hint), "{line}: {error}");
     }
+}
+
+#[test]
+fn engines_and_containers() {
+    let monitor = monitor_of(
+        "--docker-host unix:///a,tcp://b:1 --service web --exclude-label x=1,y --opt-in \
+         --show-label team --relay my-shim,other --host-name box -o {project}.jsonl",
+    );
+    assert_eq!(monitor.docker.hosts, ["unix:///a", "tcp://b:1"]);
+    assert!(!monitor.docker.disabled && monitor_of("--no-docker").docker.disabled);
+    assert!(monitor.filter.containers.is_active() && monitor.filter.containers.opt_in);
+    assert_eq!(monitor.filter.containers.include.service.len(), 1);
+    assert_eq!(monitor.filter.containers.exclude.label.len(), 2);
+    assert_eq!(monitor.outputs.show_labels, ["team"]);
+    assert_eq!(monitor.outputs.files, [PathBuf::from("{project}.jsonl")]);
+    assert_eq!(monitor.relays, ["my-shim", "other"]);
+    assert_eq!(monitor.host_name.as_deref(), Some("box"));
+    assert!(refused("--docker-host ssh://me@host").contains("unix:///PATH"));
+    assert!(refused("--no-docker --docker-host /x").contains("cannot be used with"));
+    let check = |line: &str| match try_parse(line).expect(line).action {
+        Action::Check(docker) => docker,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(check("check --docker-host /x").hosts, ["/x"]);
+    assert!(check("check --no-docker").disabled);
 }
 
 #[test]
