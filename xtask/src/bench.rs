@@ -10,7 +10,7 @@ use crate::setup;
 
 /// Runs the cases with these names, or all.
 pub(crate) fn run(names: &[String], short: bool) -> Result<ExitCode> {
-    setup::run(false)?;
+    setup::run()?;
     must(cargo().args(["build", "--release", "--package", "mcpspy", "--package", "mcpspy-bench"]))?;
     if let Some(reason) = why_not_live() {
         eprintln!("SKIP bench: {reason}");

@@ -4,7 +4,11 @@
 
 mod bench;
 mod command;
+mod demo;
+mod docker;
+mod image;
 mod machine;
+mod plugins;
 mod run;
 mod setup;
 mod test;
@@ -24,7 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Bring what is missing to build mcpspy. The other verbs begin with it.
+    /// Bring what is missing to build mcpspy and to test it. The other verbs bring what they need.
     Setup {
         /// Do not ask.
         #[arg(short, long)]
@@ -36,6 +40,17 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Build the Docker image mcpspy:latest, without a registry.
+    Image {
+        /// For another machine than this one.
+        #[arg(long)]
+        arch: Option<image::Arch>,
+        /// Name of the image.
+        #[arg(long, default_value = image::LATEST)]
+        tag: String,
+    },
+    /// Start an MCP server, clients and mcpspy in containers, and show what mcpspy sees.
+    Demo,
     /// Run all tests that this machine can run.
     Test {
         /// Only tests that need neither root nor peers.
@@ -59,8 +74,10 @@ fn main() -> Result<ExitCode> {
     // All paths below are relative to the root of the repository.
     std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))?;
     match verb {
-        Verb::Setup { yes } => setup::run(yes).map(|()| ExitCode::SUCCESS),
+        Verb::Setup { yes } => setup::for_tests(yes).map(|()| ExitCode::SUCCESS),
         Verb::Run { args } => run::run(&args),
+        Verb::Image { arch, tag } => image::run(arch, &tag).map(|()| ExitCode::SUCCESS),
+        Verb::Demo => demo::run().map(|()| ExitCode::SUCCESS),
         Verb::Test { no_live, filter } => test::run(no_live, filter.as_deref()),
         Verb::Bench { names, short } => bench::run(&names, short),
     }

@@ -10,7 +10,7 @@ use crate::setup;
 
 /// Builds mcpspy and runs it with these arguments.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
-    setup::run(false)?;
+    setup::run()?;
     must(cargo().args(["build", "--release", "--package", "mcpspy"]))?;
     let program = target().join("release/mcpspy");
     let needs_root = !matches!(

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::command::{cargo, must, output};
 use crate::machine::{can_ask, has, is_debian, is_root};
+use crate::plugins;
 
 /// The linker of the kernel programs. Pinned: it must fit the LLVM of the nightly toolchain.
 const BPF_LINKER: &str = "0.10.3";
@@ -22,25 +23,46 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("taskset", "util-linux"),
 ];
 
+/// What the tests with containers need, and the Debian package of each. Brought where the tests are
+/// run; the other verbs do without.
+const CONTAINERS: &[(&str, &str)] =
+    &[("dockerd", "docker.io"), ("docker-compose", "docker-compose"), ("podman", "podman")];
+
 /// Something that is missing, and how it comes.
 enum Step {
     /// Run these words.
     Run(Vec<String>),
+    /// Bring the plugin for Compose v2.
+    Compose,
     /// Only a person can do it.
     Tell(String),
 }
 
 /// Finds what is missing, says so, asks where somebody can answer, and brings it.
-pub(crate) fn run(yes: bool) -> Result<()> {
-    let steps = plan();
+pub(crate) fn run() -> Result<()> {
+    carry_out(&plan(PROGRAMS), false)
+}
+
+/// As [`run`], and also what the tests with containers need.
+pub(crate) fn for_tests(yes: bool) -> Result<()> {
+    let programs = [PROGRAMS, CONTAINERS].concat();
+    let mut steps = plan(&programs);
+    if is_debian() && is_root() && !plugins::has_compose() {
+        steps.push(Step::Compose);
+    }
+    carry_out(&steps, yes)
+}
+
+fn carry_out(steps: &[Step], yes: bool) -> Result<()> {
     if steps.is_empty() {
         return Ok(());
     }
     eprintln!("setup: this is missing and will be brought:");
     let mut by_hand = 0;
-    for step in &steps {
+    for step in steps {
         match step {
             Step::Run(words) => eprintln!("  {}", words.join(" ")),
+            Step::Compose => eprintln!("  Compose v2, below target/docker"),
             Step::Tell(text) => {
                 by_hand += 1;
                 eprintln!("  by hand: {text}");
@@ -54,9 +76,11 @@ pub(crate) fn run(yes: bool) -> Result<()> {
         std::io::stdin().read_line(&mut answer)?;
         ensure!(matches!(answer.trim(), "" | "y" | "Y" | "yes"), "not done");
     }
-    for step in &steps {
-        if let Step::Run(words) = step {
-            bring(words)?;
+    for step in steps {
+        match step {
+            Step::Run(words) => bring(words)?,
+            Step::Compose => plugins::bring(),
+            Step::Tell(_) => {}
         }
     }
     // What only the tests need is told again by the tests that are skipped.
@@ -79,8 +103,8 @@ fn bring(words: &[String]) -> Result<()> {
     must(command.args(args)).context(hint)
 }
 
-fn plan() -> Vec<Step> {
-    let mut steps = packages();
+fn plan(programs: &[(&'static str, &'static str)]) -> Vec<Step> {
+    let mut steps = packages(programs);
     if has("rustup") {
         steps.extend(toolchain());
     } else {
@@ -115,9 +139,9 @@ fn has_bpf_linker() -> bool {
     output("bpf-linker", &["--version"]).is_some_and(|version| version.ends_with(BPF_LINKER))
 }
 
-fn packages() -> Vec<Step> {
+fn packages(programs: &[(&'static str, &'static str)]) -> Vec<Step> {
     let mut missing: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+        programs.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
     // Debian ships Python without the part that makes virtual environments.
     if has("python3") && output("python3", &["-c", "import ensurepip, venv"]).is_none()
         || missing.contains(&"python3")
@@ -138,4 +162,15 @@ fn packages() -> Vec<Step> {
         Step::Run(["apt-get", "update"].map(str::to_owned).to_vec()),
         Step::Run(install.into_iter().chain(missing).map(str::to_owned).collect()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_that_builds_from_source_has_the_same_linker() {
+        let dockerfile = include_str!("../../docker/Dockerfile");
+        assert!(dockerfile.contains(&format!("ARG BPF_LINKER={BPF_LINKER}\n")));
+    }
 }

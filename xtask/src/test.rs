@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::command::{cargo, must, succeeds, target};
+use crate::docker::CONFIG;
+use crate::image::{self, Arch};
 use crate::machine::{as_root, why_not_live};
 use crate::setup;
 
@@ -18,7 +20,7 @@ pub(crate) fn run(no_live: bool, filter: Option<&str>) -> Result<ExitCode> {
         println!("SKIP end-to-end tests: --no-live");
         return Ok(finish(&failed));
     }
-    setup::run(false)?;
+    setup::for_tests(false)?;
     check(&mut failed, "tests", tests(filter)?);
     must(cargo().args(["build", "--release", "--package", "mcpspy"]))?;
     match why_not_live() {
@@ -65,6 +67,9 @@ fn end_to_end(filter: Option<&str>) -> Result<bool> {
     install.env("MCPSPY_REQUIRE_LIVE", "1").env("MCPSPY_PEERS", &peers);
     must(&mut install)?;
 
+    // For containers: without a C library around it.
+    let in_containers = image::binaries("mcpspy", Arch::here()?)?.join("mcpspy");
+
     let mut all = true;
     for test in executables()? {
         let test = absolute(test);
@@ -72,6 +77,8 @@ fn end_to_end(filter: Option<&str>) -> Result<bool> {
             ("MCPSPY_REQUIRE_LIVE", "1".into()),
             ("MCPSPY_BIN", absolute(target().join("release/mcpspy")).display().to_string()),
             ("MCPSPY_PEERS", peers.display().to_string()),
+            ("MCPSPY_STATIC_BIN", absolute(in_containers.clone()).display().to_string()),
+            ("MCPSPY_COMPOSE_V2", absolute(PathBuf::from(CONFIG)).display().to_string()),
         ];
         let mut command = as_root(Path::new("env"))?;
         command.args(settings.map(|(name, value)| format!("{name}={value}")));
