@@ -18,6 +18,9 @@
 //! Nothing sleeps for luck: each wait has a condition and a deadline.
 
 mod compare;
+pub mod docker;
+mod docker_expect;
+mod docker_peers;
 pub mod kernel;
 mod monitor;
 pub mod peers;
@@ -26,6 +29,8 @@ mod run;
 mod stage;
 mod truth;
 
+pub use docker_expect::Place;
+pub use docker_peers::{Docker, Server};
 pub use monitor::{Monitor, wait_until};
 pub use run::{Event, Run};
 pub use stage::{Need, Stage, live, offline};

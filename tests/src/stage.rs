@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::docker::Engine;
 use crate::monitor::wait_for_exit;
 use crate::{Monitor, Truth, peers};
 
@@ -24,6 +25,8 @@ pub enum Need {
     TypeScript,
     /// The peer with rmcp.
     Rmcp,
+    /// A container engine of the tests' own.
+    Docker,
     /// A program of this name on the search path.
     Program(&'static str),
 }
@@ -39,6 +42,7 @@ impl Need {
             Self::PythonV2 => installed(peers::python_binary(2)),
             Self::TypeScript => installed(peers::typescript_dir().join("node_modules")),
             Self::Rmcp => installed(peers::rmcp_binary()),
+            Self::Docker => Engine::get().err(),
             Self::Program(name) => {
                 let paths = std::env::var_os("PATH").unwrap_or_default();
                 let found = std::env::split_paths(&paths).any(|dir| dir.join(name).exists());

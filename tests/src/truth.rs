@@ -122,6 +122,21 @@ impl Truth {
         Ok(Self { sessions })
     }
 
+    /// The sessions of several.
+    pub fn of<'a>(truths: impl IntoIterator<Item = &'a Self>) -> Self {
+        let sessions = truths.into_iter().flat_map(|truth| truth.sessions.clone()).collect();
+        Self { sessions }
+    }
+
+    /// The only session whose client said this.
+    pub fn with(&self, said: &str) -> Result<Self> {
+        let says = |log: &Log| String::from_utf8_lossy(&log.sent).contains(said);
+        let found = self.sessions.iter().filter(|session| says(&session.client));
+        let found = Self { sessions: found.cloned().collect() };
+        ensure!(found.sessions.len() == 1, "{} sessions say {said}", found.sessions.len());
+        Ok(found)
+    }
+
     /// The processes of all ends.
     pub fn pids(&self) -> BTreeSet<u32> {
         self.sessions.iter().flat_map(|session| [session.client.pid, session.server.pid]).collect()

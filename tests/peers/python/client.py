@@ -19,10 +19,11 @@ KEEP = ("MCPSPY_TRUTH", "MCPSPY_NOISE", "PATH", "HOME")
 
 
 @asynccontextmanager
-async def connect():
-    """An initialised session with a new server."""
+async def connect(number=0):
+    """An initialised session with a new server; `{n}` in its command becomes a number."""
     env = {name: os.environ[name] for name in KEEP if name in os.environ}
-    transport = stdio_client(StdioServerParameters(command=COMMAND[0], args=COMMAND[1:], env=env))
+    args = [word.replace("{n}", str(number)) for word in COMMAND[1:]]
+    transport = stdio_client(StdioServerParameters(command=COMMAND[0], args=args, env=env))
     if os.environ.get("MCPSPY_ERA") == "modern":
         from mcp import Client
 
@@ -82,12 +83,12 @@ async def burst():
 
 async def many():
     async def one(number):
-        async with connect() as session:
+        async with connect(number) as session:
             await session.list_tools()
             for call in range(3):
                 await session.call_tool("echo", {"text": f"session {number} call {call}"})
 
-    await asyncio.gather(*(one(number) for number in range(50)))
+    await asyncio.gather(*(one(number) for number in range(int(os.environ.get("MCPSPY_SESSIONS", "50")))))
 
 
 async def big():
@@ -149,6 +150,16 @@ async def wait():
         await asyncio.to_thread(sys.stdin.readline)
         await session.call_tool("echo", {"text": "after"})
         await session.call_tool("progress", {"steps": 2}, progress_callback=nothing)
+
+
+async def until():
+    """Calls until a file is there."""
+    async with connect() as session:
+        number = 0
+        while not os.path.exists(os.environ["MCPSPY_UNTIL"]):
+            number += 1
+            await session.call_tool("echo", {"text": f"until {number}"})
+            await asyncio.sleep(0.02)
 
 
 if __name__ == "__main__":

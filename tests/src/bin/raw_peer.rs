@@ -1,9 +1,12 @@
 //! Plays what no SDK does. `raw-peer serve [OPTIONS]` is an MCP server whose system calls are
-//! chosen by options; `raw-peer churn N` opens and closes pipes.
+//! chosen by options; `raw-peer churn N` opens and closes pipes; `raw-peer inside COMMAND` starts a
+//! peer in a container, so that its logs bear the pid that the host knows it by.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -18,9 +21,22 @@ fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("serve") => serve(&Options::parse(&arguments[1..])?),
+        Some("inside") => inside(&arguments[1..]),
         Some("churn") => churn(arguments.get(1).context("how many?")?.parse()?),
-        _ => bail!("usage: raw-peer serve [OPTIONS] | churn N"),
+        _ => bail!("usage: raw-peer serve [OPTIONS] | churn N | inside COMMAND"),
     }
+}
+
+/// Becomes the command, whose logs go to a directory named by this process's pid as the host knows
+/// it: in a pid namespace it cannot know that itself, so it asks the test, which sees it on a socket.
+fn inside(command: &[String]) -> Result<ExitCode> {
+    let socket = std::env::var_os("MCPSPY_PID_SOCKET").context("MCPSPY_PID_SOCKET")?;
+    let mut pid = String::new();
+    UnixStream::connect(socket)?.read_to_string(&mut pid)?;
+    let truth = PathBuf::from(std::env::var_os("MCPSPY_TRUTH").context("MCPSPY_TRUTH")?).join(pid);
+    std::fs::create_dir_all(&truth)?;
+    let (program, arguments) = command.split_first().context("inside which command?")?;
+    Err(Command::new(program).args(arguments).env("MCPSPY_TRUTH", truth).exec().into())
 }
 
 /// How the server behaves.
