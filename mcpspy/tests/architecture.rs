@@ -26,13 +26,16 @@ const MODULES: &[Module] = &[
     module("protocol", &["model", "telemetry", "streams"]),
     module("attribution", &["model", "telemetry", "streams", "protocol"]),
     module("session", &["model", "telemetry", "streams", "protocol", "attribution"]),
-    module("engine", &["model", "telemetry", "streams", "protocol", "attribution", "session"]),
+    module(
+        "engine",
+        &["model", "telemetry", "filter", "streams", "protocol", "attribution", "session"],
+    ),
     module("filter", &["model"]),
     module("recording", &["model"]),
     module("source", &["model", "recording"]),
     module("inventory", &["model"]),
     module("sinks", &["model"]),
-    module("config", &["model", "filter"]),
+    module("config", &["model", "filter", "sinks"]),
     module("cli", &["model", "filter", "config"]),
 ];
 
@@ -59,7 +62,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("aya::", &["source/live/"]),
     ("mcpspy_common::", &["source/live/"]),
     ("clap::", &["cli.rs", "cli/"]),
-    ("tokio::", &["agent.rs", "agent/"]),
+    ("tokio::", &["agent.rs", "agent/", "inventory/docker.rs", "inventory/docker/"]),
+    ("bollard::", &["inventory/docker/"]),
     ("serde::", &["recording/", "sinks/"]),
     ("SystemTime::now", &[]),
     ("process::exit", &[]),

@@ -187,7 +187,10 @@ fn without_root() {
         // A copy, because the build directory may be closed to others.
         let directory = tempfile::tempdir().expect("a directory");
         let copy = directory.path().join("mcpspy");
-        std::fs::copy(env!("CARGO_BIN_EXE_mcpspy"), &copy).expect("a copy");
+        // By a process of its own: a file that this one has open for writing when another test forks
+        // cannot be executed ("text file busy").
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_mcpspy")).arg(&copy).status();
+        assert!(copied.expect("cp runs").success());
         open_to_all(directory.path());
         command = Command::new(copy);
         command.args(["--duration", "1s"]).uid(NOBODY).gid(NOBODY).current_dir("/");

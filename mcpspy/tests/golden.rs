@@ -4,8 +4,11 @@
 //! After a change that is meant, `UPDATE_EXPECT=1 cargo test --test golden` writes them anew.
 //! `docs/recording.md` says how to take one.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::Value;
 
 fn captures() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -61,4 +64,78 @@ fn captures_give_the_events_they_gave() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A recording without all that was seen of these processes, as where they are not on this host.
+fn without(capture: &str, pids: &HashSet<u64>) -> String {
+    let mut tasks = HashMap::new();
+    let mut kept = String::new();
+    for line in capture.lines() {
+        let record: Value = serde_json::from_str(line).expect("a line is JSON");
+        let (key, body) = record.as_object().and_then(|one| one.iter().next()).expect("one member");
+        let pid = match key.as_str() {
+            "task" => {
+                tasks.insert(body["t"].as_u64(), body["pid"].as_u64());
+                body["pid"].as_u64()
+            }
+            "process" => body["pid"].as_u64(),
+            _ => tasks.get(&body["t"].as_u64()).copied().flatten(),
+        };
+        if pid.is_none_or(|pid| !pids.contains(&pid)) {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+fn messages(events: &str) -> Vec<Value> {
+    let events = events.lines().map(|line| serde_json::from_str(line).expect("an event is JSON"));
+    events.filter(|event: &Value| event["kind"] == "message").collect()
+}
+
+#[test]
+fn server_alone_tells_what_a_client_on_another_host_said() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let whole = root.join("tests/captures/docker-exec.mcpcap");
+    let with_client = messages(&replay(&whole, "json"));
+    let recorded = std::fs::read_to_string(&whole).expect("readable");
+    let mut client = HashSet::new();
+    for line in recorded.lines() {
+        let process = &serde_json::from_str::<Value>(line).expect("a line is JSON")["process"];
+        let text = |name: &str| process[name].as_str().unwrap_or_default();
+        if text("comm") == "docker" || text("cmdline").contains("client.py") {
+            client.extend(process["pid"].as_u64());
+        }
+    }
+    assert_eq!(client.len(), 2, "the client and its docker command: {client:?}");
+
+    let folder = tempfile::tempdir().expect("a place for a file");
+    let cut = folder.path().join("server-alone.mcpcap");
+    std::fs::write(&cut, without(&recorded, &client)).expect("writable");
+    let alone = messages(&replay(&cut, "json"));
+
+    let raw =
+        |events: &[Value]| events.iter().map(|event| event["raw"].clone()).collect::<Vec<_>>();
+    assert!(!alone.is_empty(), "no messages");
+    assert_eq!(raw(&alone), raw(&with_client));
+    for (event, before) in alone.iter().zip(&with_client) {
+        assert_eq!(event["type"], before["type"]);
+        let ends = |event: &Value| [event["from"].clone(), event["to"].clone()];
+        for (end, before) in ends(event).iter().zip(ends(before)) {
+            let is_client = before["pid"].as_u64().is_some_and(|pid| client.contains(&pid));
+            if is_client {
+                assert_eq!(end["quality"], "outside", "{event}");
+                assert_eq!(end["pid"], 0, "{event}");
+                assert_eq!(end["comm"], "", "{event}");
+            } else {
+                assert_eq!(end["quality"], "exact", "{event}");
+                assert_eq!(end["container"], before["container"], "{event}");
+            }
+        }
+    }
+    let text = replay(&cut, "text");
+    let shown = text.lines().filter(|line| line.contains("docker client outside this host"));
+    // Of each message, and of the session: opened, updated, closed.
+    assert_eq!(shown.count(), alone.len() + 3, "{text}");
 }
